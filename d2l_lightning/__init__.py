@@ -1,0 +1,1 @@
+"""Two chapters of Dive into Deep Learning as PyTorch Lightning software."""

@@ -1,0 +1,37 @@
+"""Keeps in memory what a fit logs, for the tables and figures that follow it."""
+
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+
+class History(Logger):
+    """A logger that remembers the value of every metric at every epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._values: dict[str, dict[int, float]] = {}
+
+    @property
+    def name(self) -> str:
+        """What Lightning calls the logger."""
+        return "history"
+
+    @property
+    def version(self) -> str:
+        """There is one."""
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run folder has the configuration."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Remember the metrics of an epoch."""
+        for name, value in metrics.items():
+            if name != "epoch":
+                self._values.setdefault(name, {})[int(metrics["epoch"])] = float(value)
+
+    def curve(self, metric: str) -> tuple[list[int], list[float]]:
+        """Return the epochs, counted from 1, at which a metric was logged, and its values there."""
+        values = self._values.get(metric, {})
+        return [epoch + 1 for epoch in values], list(values.values())

@@ -1,0 +1,72 @@
+"""A progress bar that moves once an epoch, so that watching costs nothing."""
+
+import time
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class EpochProgressBar(ProgressBar):
+    """Shows the epochs of a fit, the time it still takes and its latest monitored metrics.
+
+    Args:
+        title: What is being trained.
+    """
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self.title = title
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show nothing; Lightning calls it on all processes but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show the bar again."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the bar."""
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[metrics]}"),
+            console=Console(stderr=True),
+            auto_refresh=False,  # no thread beside the training
+            disable=not self._enabled,
+        )
+        total = None if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        self._task = self._progress.add_task(self.title, total=total, metrics="")
+        self._progress.start()
+        self._drawn = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Move the bar, and draw it if it was not just drawn."""
+        if self._progress is None or not self._enabled:
+            return
+        self._progress.update(self._task, advance=1)
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if last or time.monotonic() - self._drawn > 0.1:
+            metrics = "  ".join(f"{name} {value:.4g}" for name, value in trainer.callback_metrics.items())
+            self._progress.update(self._task, metrics=metrics, refresh=True)
+            self._drawn = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as it stands."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the bar as it stands, so that the message has a line of its own."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()

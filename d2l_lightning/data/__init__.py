@@ -1,0 +1,1 @@
+"""Datasets as LightningDataModules, and the hub that fetches and verifies their files."""

@@ -1,0 +1,78 @@
+"""Batches for members that train side by side: each step brings one batch for every member."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from d2l_lightning.batches import StackedBatches
+from d2l_lightning.errors import InputError
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class _Gather(Dataset[Batch]):
+    """Turns rows and weights, both ``(K, B)``, into a batch: X ``(K, B, ...)``, y and weight ``(K, B)``."""
+
+    def __init__(self, X: Tensor, y: Tensor, offset: Tensor) -> None:
+        self.X, self.y, self.offset = X, y, offset
+
+    def __getitem__(self, item: tuple[Tensor, Tensor]) -> Batch:
+        rows, weight = item
+        rows = rows + self.offset
+        return self.X[rows], self.y[rows], weight
+
+
+class StackedData(LightningDataModule):
+    """The data of K members that train side by side on rows of their own.
+
+    Training batches are X ``(K, B, ...)``, y and weight ``(K, B)``. The validation batch holds all n rows:
+    X and y, and as weight a mapping from each stage (``train``, ``val``) to its rows' membership ``(K, n)``.
+
+    Args:
+        X: Features, ``(n, ...)`` where the members share them or ``(K, n, ...)`` where each has its own.
+        y: Targets, ``(n,)`` or ``(K, n)`` likewise.
+        rows: The rows of each member by stage: K index tensors each. The ``train`` rows are trained on.
+        batch_size: Rows of each member in a step.
+        seed: What, with the epoch, decides the order of the rows.
+
+    Raises:
+        InputError: If shapes do not match, or as ``StackedBatches`` says.
+    """
+
+    def __init__(
+        self, X: Tensor, y: Tensor, rows: Mapping[str, Sequence[Tensor]], batch_size: int, seed: int
+    ) -> None:
+        super().__init__()
+        if X.shape[: y.ndim] != y.shape:
+            raise InputError(f"X of shape {tuple(X.shape)} does not go with y of shape {tuple(y.shape)}")
+        self.X, self.y, self.rows = X, y, rows
+        self.batches = StackedBatches(rows["train"], batch_size, seed)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader of stacked training batches."""
+        X, y, offset = self.X, self.y, torch.tensor(0)
+        if y.ndim > 1:  # each member has features of its own: one pool of K * n rows
+            offset = torch.arange(len(y))[:, None] * y.shape[1]
+            X, y = X.flatten(0, 1), y.flatten()
+        if self.trainer is not None:  # rows are gathered where they are used
+            X, y = (tensor.to(self.trainer.strategy.root_device) for tensor in (X, y))
+        return DataLoader(_Gather(X, y, offset), sampler=self.batches, batch_size=None, collate_fn=_as_it_is)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of the one validation batch."""
+        weight = {}
+        for stage, members in self.rows.items():
+            weight[stage] = torch.zeros(len(members), self.y.shape[-1])
+            for member, rows in zip(weight[stage], members, strict=True):
+                member[rows] = 1
+        return DataLoader(
+            cast(Dataset[Any], [(self.X, self.y, weight)]), batch_size=None, collate_fn=_as_it_is
+        )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,1 @@
+"""Pure tensor functions, a formula each: no state, and nothing known but torch."""

@@ -1,0 +1,1 @@
+"""The documented models, one LightningModule each."""

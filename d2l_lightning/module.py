@@ -1,0 +1,173 @@
+"""What every supervised model shares: a weighted loss, and metrics over an epoch's examples."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torchmetrics import Metric
+
+from d2l_lightning.errors import InputError
+
+
+class ExampleMean(Metric):
+    """The weighted mean over an epoch's examples, for one model or for several side by side.
+
+    Args:
+        shape: The leading shape of what is averaged: ``()`` for one model, ``(K,)`` for K.
+
+    Example:
+        >>> mean = ExampleMean()
+        >>> mean.update(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
+        >>> mean.update(torch.tensor([9.0, 5.0]), torch.tensor([1.0, 0.0]))
+        >>> mean.compute()
+        tensor(4.)
+    """
+
+    full_state_update = False
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self, shape: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(shape), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros(shape), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor, weight: Tensor) -> None:
+        """Add a batch: values and weights of shape ``shape + (B,)``, or values that broadcast to it."""
+        self.total += (weight * values).sum(dim=-1)
+        self.weight += weight.sum(dim=-1)
+
+    def compute(self) -> Tensor:
+        """Return the means, of shape ``shape``; NaN where no example had any weight."""
+        return self.total / self.weight
+
+
+class SupervisedModule(LightningModule, ABC):
+    """A model that learns to predict y from X.
+
+    A batch is ``(X, y)`` or ``(X, y, weight)``: features of shape ``(B, ...)``, targets and weights of shape
+    ``(B,)``. In evaluation the weight may be a mapping from a stage's name to its weights, so that one
+    forward pass serves several figures; without it the stage is the Trainer's (``val`` or ``test``).
+
+    Logged once an epoch: ``train/loss``, the mean over the epoch's examples of the loss that each had when
+    its batch came up, and ``<stage>/<metric>`` for every entry of ``epoch_metrics``.
+
+    Attributes:
+        evaluated: The metrics of the last evaluation, by name; ``(K,)`` where K models are side by side.
+        log_prefix: What stands before the names of all metrics, to tell several fits of one run apart.
+
+    Source: Section 3.2.2, as Lightning has it.
+    """
+
+    log_prefix = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._metrics: dict[str, ExampleMean] = {}
+        self.evaluated: dict[str, Tensor] = {}
+        self._losses: list[tuple[Tensor, Tensor]] = []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the running hook here some 40 times a step; nn.Module's way to do that is slow.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    @abstractmethod
+    def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of each example, shape ``(B,)``."""
+
+    def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Return what evaluation averages over examples: a name to a tensor of shape ``(B,)``."""
+        return {"loss": self.example_losses(X, y)}
+
+    def epoch_metrics(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turn the averages of ``example_metrics`` into the metrics that are logged, elementwise."""
+        return dict(means)
+
+    def loss(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the mean loss of a batch, weighted if there are weights: a scalar."""
+        losses = self.example_losses(X, y)
+        return losses.mean() if weight is None else (weight * losses).sum() / weight.sum()
+
+    def name_of(self, index: int) -> str:
+        """Return what to call the member at ``index`` where several models are trained side by side."""
+        return f"member_{index + 1}"
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the batch's loss; add it to the epoch's."""
+        loss = self.loss(*batch)
+        # Kept for the epoch's end: a Metric's update would cost as much as the whole step of a small model.
+        self._losses.append((loss.detach(), batch[2] if len(batch) > 2 else torch.ones_like(batch[1])))
+        return loss.sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the metrics of its stages."""
+        self._evaluate("val", *batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the metrics of its stages."""
+        self._evaluate("test", *batch)
+
+    def _evaluate(
+        self, stage: str, X: Tensor, y: Tensor, weight: Tensor | Mapping[str, Tensor] | None = None
+    ) -> None:
+        values = self.example_metrics(X, y)
+        weights = (
+            weight
+            if isinstance(weight, Mapping)
+            else {stage: torch.ones_like(y) if weight is None else weight}
+        )
+        for stage, stage_weight in weights.items():
+            for metric, value in values.items():
+                name = f"{stage}/{metric}"
+                if name not in self._metrics:
+                    self._metrics[name] = ExampleMean(stage_weight.shape[:-1]).to(value.device)
+                self._metrics[name].update(value, stage_weight)
+
+    def on_train_epoch_start(self) -> None:
+        """Forget an epoch that was broken off."""
+        self._losses.clear()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's loss; stop where it is no number.
+
+        Raises:
+            InputError: If the loss is infinite or not a number.
+        """
+        losses = torch.stack([loss for loss, _ in self._losses])
+        weight = torch.stack([weight.sum(dim=-1) for _, weight in self._losses])
+        loss = (losses * weight).sum(dim=0) / weight.sum(dim=0)
+        finite = loss.isfinite()
+        if not finite.all():
+            of = f" of {self.name_of(int((~finite).nonzero()[0]))}" if loss.ndim else ""
+            raise InputError(
+                f"the training loss{of} became {loss[~finite][0]:g} in epoch {self.current_epoch + 1}; "
+                "a lower lr or a gradient_clip_val may help"
+            )
+        self.log_metrics({"train/loss": loss})
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of each stage, and start them anew."""
+        means: dict[str, dict[str, Tensor]] = {}
+        for name, mean in self._metrics.items():
+            stage, metric = name.split("/")
+            means.setdefault(stage, {})[metric] = mean.compute()
+            mean.reset()
+        metrics = {
+            f"{stage}/{metric}": value
+            for stage, values in means.items()
+            for metric, value in self.epoch_metrics(values).items()
+        }
+        self.evaluated = metrics
+        self.log_metrics(metrics)
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def log_metrics(self, metrics: dict[str, Tensor]) -> None:
+        """Log an epoch's metrics."""
+        self.log_dict({self.log_prefix + metric: value for metric, value in metrics.items()})

@@ -1,0 +1,612 @@
+"""The data hub: what is fetched, verified, kept and unpacked, and what is refused (4.10.1)."""
+
+import gzip
+import hashlib
+import io
+import logging
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from unittest import mock
+
+import pooch
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+import d2l_lightning.data
+from d2l_lightning.data.hub import DATA_HUB, download, download_all, download_extract
+
+BODY = b"Id,SalePrice\n1,208500\n" * 500
+TOY = {"toy/a.txt": b"alpha" * 2000, "toy/sub/b.txt": b"beta"}
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files`; drops the first `drops` connections in mid-body; counts `requests`."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.drops = 0
+        self.meeting: threading.Barrier | None = None
+
+    def offer(self, path: str, body: bytes, name: str = "toy", sha1: str | None = None) -> str:
+        self.files[path] = body
+        url = f"http://127.0.0.1:{self.server_port}{path}"
+        DATA_HUB[name] = (url, sha1 or digest(body))
+        return url
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        if self.server.meeting:
+            self.server.meeting.wait(timeout=30)
+        body = self.server.files.get(self.path)
+        if body is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.server.drops:
+            self.server.drops -= 1
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
+        pass
+
+
+@pytest.fixture(autouse=True)
+def naps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """A hub of each test's own, direct connections, and no waiting between attempts: the naps are noted."""
+    naps: list[float] = []
+    monkeypatch.setattr("pooch.core.time.sleep", naps.append)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with mock.patch.dict(DATA_HUB):
+        yield naps
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def digest(body: bytes) -> str:
+    return hashlib.sha1(body).hexdigest()
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def pack(kind: str, members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, body in members.items():
+                archive.writestr(name, body)
+        return buffer.getvalue()
+    return pack_tar(kind, [(tarfile.REGTYPE, name, body) for name, body in members.items()])
+
+
+def pack_tar(kind: str, members: list[tuple[bytes, str, bytes | str]]) -> bytes:
+    """A tar of (type, name, content or link's target)."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz" if kind.endswith("gz") else "w") as archive:
+        for type_, name, content in members:
+            info = tarfile.TarInfo(name)
+            info.type = type_
+            if isinstance(content, str):
+                info.linkname, content = content, b""
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def cached(cache: Path, filename: str, body: bytes) -> Path:
+    """Name a file "toy" in the hub and lay it into the cache, so that no server is needed."""
+    DATA_HUB["toy"] = (f"http://127.0.0.1:9/{filename}", digest(body))
+    path = cache / digest(body) / filename
+    path.parent.mkdir(parents=True)
+    path.write_bytes(body)
+    return path
+
+
+# Downloading
+
+
+def test_house_entries_are_the_bundled_files() -> None:
+    files = Path(d2l_lightning.data.__path__[0], "files")
+    for part in ("train", "test"):
+        url, sha1 = DATA_HUB[f"kaggle_house_{part}"]
+        assert url == f"http://d2l-data.s3-accelerate.amazonaws.com/kaggle_house_pred_{part}.csv"
+        with gzip.open(files / f"kaggle_house_pred_{part}.csv.gz") as file:
+            assert digest(file.read()) == sha1
+
+
+def test_importing_the_hub_leaves_pooch_alone() -> None:
+    code = "import sys, d2l_lightning.data.hub; sys.exit('pooch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_download_then_cache_hit_without_a_request(server: Server, tmp_path: Path) -> None:
+    server.offer("/data/toy.csv", BODY)
+    first = download("toy", tmp_path)
+    assert first.name == "toy.csv"
+    assert first.is_absolute()
+    assert first.read_bytes() == BODY
+    assert download("toy", str(tmp_path)) == first
+    assert server.requests == ["/data/toy.csv"]
+    assert list(files_in(tmp_path).values()) == [BODY]
+
+
+def test_a_query_is_no_part_of_the_file_name(server: Server, tmp_path: Path) -> None:
+    server.offer("/data/toy.csv?version=2", BODY)
+    assert download("toy", tmp_path).name == "toy.csv"
+
+
+def test_corrupt_cached_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    server.offer("/toy.csv", BODY)
+    path = download("toy", tmp_path)
+    path.write_bytes(BODY[:-1])
+    assert download("toy", tmp_path).read_bytes() == BODY
+    assert len(server.requests) == 2
+
+
+def test_entries_with_one_file_name_do_not_collide(server: Server, tmp_path: Path) -> None:
+    server.offer("/one/toy.csv", b"one", name="one")
+    server.offer("/two/toy.csv", b"two", name="two")
+    one, two = download("one", tmp_path), download("two", tmp_path)
+    assert (one.read_bytes(), two.read_bytes()) == (b"one", b"two")
+    assert download("one", tmp_path) == one
+    assert len(server.requests) == 2
+
+
+def test_download_all_in_the_hubs_order(server: Server, tmp_path: Path) -> None:
+    DATA_HUB.clear()
+    server.offer("/b.csv", b"b", name="b")
+    server.offer("/a.csv", b"a", name="a")
+    assert [path.read_bytes() for path in download_all(tmp_path)] == [b"b", b"a"]
+
+
+@pytest.mark.parametrize("function", [download, download_extract])
+def test_unknown_name_is_told_with_the_known_ones(function: Callable[..., object], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^unknown file 'hous'.*kaggle_house_test, kaggle_house_train$"):
+        function("hous", cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dropped_connection_is_retried(server: Server, tmp_path: Path, naps: list[float]) -> None:
+    server.offer("/toy.csv", BODY)
+    server.drops = 2
+    assert download("toy", tmp_path).read_bytes() == BODY
+    assert len(server.requests) == 3
+    assert naps == [1, 2]
+    assert list(files_in(tmp_path).values()) == [BODY]
+
+
+def one_line_with(url: str, path: Path) -> str:
+    return rf"\Acannot fetch 'toy' from {re.escape(url)} [^\n]*try again[^\n]*{re.escape(str(path))}\Z"
+
+
+def test_always_dropped_is_told_and_nothing_is_left(server: Server, tmp_path: Path) -> None:
+    url = server.offer("/toy.csv", BODY)
+    server.drops = 99
+    with pytest.raises(ConnectionError, match=one_line_with(url, tmp_path / digest(BODY) / "toy.csv")):
+        download("toy", tmp_path)
+    assert len(server.requests) == 3
+    assert files_in(tmp_path) == {}
+
+
+def test_missing_on_the_server_is_told(server: Server, tmp_path: Path) -> None:
+    url = server.offer("/toy.csv", BODY)
+    server.files.clear()
+    with pytest.raises(ConnectionError, match="404") as caught:
+        download("toy", tmp_path)
+    assert url in str(caught.value)
+    assert files_in(tmp_path) == {}
+
+
+def test_no_server_at_all_is_told(tmp_path: Path) -> None:
+    with Server() as closed:
+        url = closed.offer("/toy.csv", BODY)
+    with pytest.raises(ConnectionError, match=one_line_with(url, tmp_path / digest(BODY) / "toy.csv")):
+        download("toy", tmp_path)
+
+
+def test_wrong_bytes_are_told_and_nothing_is_left(server: Server, tmp_path: Path) -> None:
+    url = server.offer("/toy.csv", b"other bytes", sha1=digest(BODY))
+    with pytest.raises(ValueError, match=one_line_with(url, tmp_path / digest(BODY) / "toy.csv")):
+        download("toy", tmp_path)
+    assert files_in(tmp_path) == {}
+
+
+def test_corrupt_cached_file_does_not_outlive_a_failed_download(server: Server, tmp_path: Path) -> None:
+    server.offer("/toy.csv", BODY)
+    download("toy", tmp_path).write_bytes(b"rot")
+    server.drops = 99
+    with pytest.raises(ConnectionError, match="toy"):
+        download("toy", tmp_path)
+    assert files_in(tmp_path) == {}
+
+
+def test_one_message_and_a_bar(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    pooch.get_logger().addHandler(handler)
+    request.addfinalizer(lambda: pooch.get_logger().removeHandler(handler))
+    url = server.offer("/toy.csv", BODY)
+    download("toy", tmp_path)
+    assert len(told) == 1
+    assert url in told[0]
+    assert "100%" in capsys.readouterr().err
+    download("toy", tmp_path)
+    assert len(told) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_which_cache_folder(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.offer("/toy.csv", BODY)
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "system" / project)
+    for value, cache_dir, expected in [
+        (None, None, "system/d2l_lightning"),
+        ("", None, "system/d2l_lightning"),
+        (str(tmp_path / "env"), None, "env"),
+        (str(tmp_path / "env"), tmp_path / "argument", "argument"),
+    ]:
+        if value is None:
+            monkeypatch.delenv("D2L_LIGHTNING_CACHE", raising=False)
+        else:
+            monkeypatch.setenv("D2L_LIGHTNING_CACHE", value)
+        assert download("toy", cache_dir).is_relative_to(tmp_path / expected)
+
+
+def test_another_process_that_makes_the_folder_first_is_no_trouble(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.offer("/toy.csv", BODY)
+    # What pooch's own making of the folder meets then.
+    monkeypatch.setattr(os, "makedirs", mock.Mock(side_effect=FileExistsError))
+    assert download("toy", tmp_path).read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("filename", "body", "call"),
+    [("toy.csv", BODY, "download"), ("toy.tar.gz", pack("tar.gz", TOY), "download_extract")],
+)
+def test_two_processes_at_once_both_get_it(
+    server: Server, tmp_path: Path, filename: str, body: bytes, call: str
+) -> None:
+    url = server.offer(f"/{filename}", body)
+    # Neither is served before both have asked, so that neither finds the other's file.
+    server.meeting = threading.Barrier(2)
+    code = (
+        "import sys; from d2l_lightning.data import hub; url, sha1, cache = sys.argv[1:]; "
+        f"hub.DATA_HUB['toy'] = url, sha1; print(hub.{call}('toy', cache_dir=cache))"
+    )
+    command = [sys.executable, "-c", code, url, digest(body), str(tmp_path)]
+    twins = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"
+    ]
+    (out, err), (other_out, other_err) = [twin.communicate(timeout=60) for twin in twins]
+    assert [twin.returncode for twin in twins] == [0, 0], err + other_err
+    assert len(server.requests) == 2
+    assert out == other_out
+    got = Path(out.strip())
+    if call == "download":
+        assert got.read_bytes() == body
+        assert len(files_in(tmp_path)) == 1
+    else:
+        assert files_in(got.parent) == TOY
+        assert len(files_in(tmp_path)) == 1 + len(TOY)
+
+
+# Unpacking
+
+KINDS = ["zip", "tar", "tar.gz", "tgz"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_extract_returns_the_archives_own_folder(kind: str, server: Server, tmp_path: Path) -> None:
+    server.offer(f"/toy.{kind}", pack(kind, TOY))
+    folder = download_extract("toy", cache_dir=tmp_path)
+    assert folder.name == "toy"
+    assert files_in(folder) == {"a.txt": TOY["toy/a.txt"], "sub/b.txt": TOY["toy/sub/b.txt"]}
+    assert len(files_in(tmp_path)) == 1 + len(TOY)
+    assert download_extract("toy", "toy/sub", tmp_path) == folder / "sub"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_extract_of_an_archive_without_own_folder(kind: str, tmp_path: Path) -> None:
+    cached(tmp_path, f"toy.{kind}", pack(kind, {"./a.txt": b"a", "data/b.txt": b"b"}))
+    assert files_in(download_extract("toy", cache_dir=tmp_path)) == {"a.txt": b"a", "data/b.txt": b"b"}
+    assert files_in(download_extract("toy", "data", tmp_path)) == {"b.txt": b"b"}
+    with pytest.raises(ValueError, match="'toy' has no folder 'dta'"):
+        download_extract("toy", "dta", tmp_path)
+
+
+def test_extracted_folder_is_reused_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached(tmp_path, "toy.zip", pack("zip", TOY))
+    folder = download_extract("toy", cache_dir=tmp_path)
+    (folder / "mine.txt").write_text("mine")
+    monkeypatch.setattr(
+        zipfile.ZipFile, "extractall", mock.Mock(side_effect=AssertionError("unpacked again"))
+    )
+    assert (download_extract("toy", cache_dir=tmp_path) / "mine.txt").is_file()
+
+
+def test_changed_archive_is_unpacked_anew(tmp_path: Path) -> None:
+    cached(tmp_path, "toy.zip", pack("zip", TOY))
+    old = download_extract("toy", cache_dir=tmp_path)
+    cached(tmp_path, "toy.zip", pack("zip", {"toy/a.txt": b"new"}))
+    assert files_in(download_extract("toy", cache_dir=tmp_path)) == {"a.txt": b"new"}
+    assert len(files_in(old)) == 2
+
+
+@pytest.mark.parametrize("filename", ["toy.csv", "toy.csv.gz", "toy.tar.bz2", "toy"])
+def test_other_kinds_are_refused_unfetched(filename: str, server: Server, tmp_path: Path) -> None:
+    url = server.offer(f"/{filename}", BODY)
+    with pytest.raises(ValueError, match=rf"^cannot extract 'toy': {re.escape(url)} .*\.zip.*\.tar\.gz"):
+        download_extract("toy", cache_dir=tmp_path)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_archive_under_an_archives_name(kind: str, tmp_path: Path) -> None:
+    path = cached(tmp_path, f"toy.{kind}", BODY)
+    with pytest.raises(ValueError, match=rf"\Acannot unpack {re.escape(str(path))} [^\n]*damaged[^\n]*\Z"):
+        download_extract("toy", cache_dir=tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def whole_or_nothing(kind: str, body: bytes) -> bool:
+    """Unpack; tell whether it worked, having checked that either all or nothing is there."""
+    with tempfile.TemporaryDirectory() as cache:
+        path = cached(Path(cache), f"toy.{kind}", body)
+        try:
+            folder = download_extract("toy", cache_dir=cache)
+        except ValueError:
+            assert list(path.parent.iterdir()) == [path]
+            return False
+        assert files_in(folder.parent) == TOY
+        return True
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+@settings(deadline=None, max_examples=40)
+@given(where=st.floats(0, 1, exclude_max=True))
+@example(where=0.5)
+def test_truncated_archive_is_unpacked_whole_or_not_at_all(kind: str, where: float) -> None:
+    body = pack(kind, TOY)
+    worked = whole_or_nothing(kind, body[: int(where * len(body))])
+    # Only a plain tar has an end that can be missed: zeros, for padding.
+    assert not worked or kind == "tar"
+
+
+def test_tar_cut_between_members_is_refused() -> None:
+    body = pack("tar", TOY)
+    with tarfile.open(fileobj=io.BytesIO(body)) as archive:
+        second = archive.getmembers()[1].offset
+    assert not whole_or_nothing("tar", body[:second])
+    assert not whole_or_nothing("tar", body[:second] + b"\xff" * 512 + body[second + 512 :])
+
+
+@settings(deadline=None, max_examples=60)
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@example(where=0.9999, bit=0)
+@example(where=0.5, bit=0)
+def test_damaged_gzip_is_unpacked_whole_or_not_at_all(where: float, bit: int) -> None:
+    body = bytearray(pack("tar.gz", TOY))
+    position = int(where * len(body))
+    body[position] ^= 1 << bit
+    worked = whole_or_nothing("tar.gz", bytes(body))
+    # gzip's checksum covers all but the header, which holds a time and a name that do not matter.
+    assert not worked or position < 20
+
+
+def test_zip_with_a_password_is_told(tmp_path: Path) -> None:
+    body = bytearray(pack("zip", {"a.txt": b"a"}))
+    body[6] |= 1  # the flag in the member's own header, and in the table of contents
+    body[body.index(b"PK\1\2") + 8] |= 1
+    path = cached(tmp_path, "toy.zip", bytes(body))
+    with pytest.raises(ValueError, match=r"^cannot unpack .*password"):
+        download_extract("toy", cache_dir=tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_member_that_tarfile_would_pass_over_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cached(tmp_path, "toy.tar", pack("tar", TOY))
+    error = tarfile.ExtractError("unable to resolve link")
+    monkeypatch.setattr(tarfile.TarFile, "makefile", mock.Mock(side_effect=error))
+    with pytest.raises(ValueError, match=r"^cannot unpack .*unable to resolve link"):
+        download_extract("toy", cache_dir=tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_unpacking_happens_beside_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached(tmp_path, "toy.zip", pack("zip", TOY))
+    # The system's folder may lie on another disk, whence nothing can be renamed.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    assert len(files_in(download_extract("toy", cache_dir=tmp_path))) == len(TOY)
+
+
+def test_full_disk_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def extract_some(archive: zipfile.ZipFile, path: Path) -> None:
+        archive.extract("toy/a.txt", path)
+        raise OSError(28, "No space left on device")
+
+    path = cached(tmp_path, "toy.zip", pack("zip", TOY))
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", extract_some)
+    with pytest.raises(OSError, match="No space left"):
+        download_extract("toy", cache_dir=tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_two_that_rename_at_once_both_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting = threading.Barrier(2)
+    extractall = zipfile.ZipFile.extractall
+
+    def extract_and_meet(archive: zipfile.ZipFile, path: Path) -> None:
+        extractall(archive, path)
+        meeting.wait(timeout=30)
+
+    cached(tmp_path, "toy.zip", pack("zip", TOY))
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", extract_and_meet)
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: download_extract("toy", cache_dir=tmp_path), range(2))
+    assert one == two
+    assert len(files_in(tmp_path)) == 1 + len(TOY)
+
+
+def test_rename_that_fails_otherwise_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cached(tmp_path, "toy.zip", pack("zip", TOY))
+    monkeypatch.setattr(Path, "rename", mock.Mock(side_effect=PermissionError("not yours")))
+    with pytest.raises(PermissionError, match="not yours"):
+        download_extract("toy", cache_dir=tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+# What would land outside
+
+
+# Python 3.11.2 has no such filter; from 3.12 on every Python has.
+FILTERS = ["data_filter", "none"] if sys.version_info < (3, 12) else ["data_filter"]
+
+
+@pytest.fixture(params=FILTERS)
+def with_and_without_filter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "none":
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+
+
+OUTSIDE = [
+    "../evil",
+    "toy/../../evil",
+    "/tmp/evil",
+    "..\\evil",
+    "C:\\evil",
+    "C:evil",
+    "\\\\host\\share\\evil",
+]
+
+
+@pytest.mark.usefixtures("with_and_without_filter")
+@pytest.mark.parametrize("target", OUTSIDE)
+@pytest.mark.parametrize("how", ["zip", "tar", "symlink", "hardlink"])
+def test_member_that_would_land_outside_is_refused(how: str, target: str, tmp_path: Path) -> None:
+    if how in ("zip", "tar"):
+        kind, member, body = how, target, pack(how, {"toy/a.txt": b"a", target: b"evil"})
+    else:
+        type_ = tarfile.SYMTYPE if how == "symlink" else tarfile.LNKTYPE
+        kind, member = "tar", "link"
+        body = pack_tar("tar", [(tarfile.REGTYPE, "toy/a.txt", b"a"), (type_, member, target)])
+    path = cached(tmp_path, f"toy.{kind}", body)
+    with pytest.raises(ValueError, match=rf"^refused to unpack .*{re.escape(repr(member))}"):
+        download_extract("toy", cache_dir=tmp_path)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("with_and_without_filter")
+def test_links_that_stay_inside_are_kept(tmp_path: Path) -> None:
+    body = pack_tar(
+        "tar",
+        [
+            (tarfile.REGTYPE, "toy/a.txt", b"a"),
+            (tarfile.SYMTYPE, "toy/soft.txt", "a.txt"),
+            (tarfile.LNKTYPE, "toy/hard.txt", "toy/a.txt"),
+        ],
+    )
+    cached(tmp_path, "toy.tar", body)
+    folder = download_extract("toy", cache_dir=tmp_path)
+    assert files_in(folder) == {"a.txt": b"a", "soft.txt": b"a", "hard.txt": b"a"}
+
+
+def test_hard_link_to_nothing_is_damage(tmp_path: Path) -> None:
+    path = cached(tmp_path, "toy.tar", pack_tar("tar", [(tarfile.LNKTYPE, "toy/hard.txt", "toy/a.txt")]))
+    with pytest.raises(ValueError, match=r"^cannot unpack .*toy\.tar"):
+        download_extract("toy", cache_dir=tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="this Python's tarfile has no filter")
+def test_special_files_are_refused(tmp_path: Path) -> None:
+    path = cached(tmp_path, "toy.tar", pack_tar("tar", [(tarfile.FIFOTYPE, "toy/pipe", b"")]))
+    with pytest.raises(ValueError, match="toy/pipe"):
+        download_extract("toy", cache_dir=tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+SEGMENTS = st.sampled_from(["a", "b", "toy", "..", ".", "...", "a b", ""])
+NAMES = st.builds(
+    lambda head, parts, separator: head + separator.join(parts),
+    st.sampled_from(["", "", "/", "//", "C:", "C:/", "\\"]),
+    st.lists(SEGMENTS, min_size=1, max_size=5),
+    st.sampled_from("/\\"),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(kind=st.sampled_from(["zip", "tar", "tar.gz"]), name=NAMES)
+def test_every_malicious_name_is_refused(kind: str, name: str) -> None:
+    assume(name[:1] in ("/", "\\") or name[1:2] == ":" or ".." in re.split(r"[/\\]", name))
+    with tempfile.TemporaryDirectory() as outer:
+        path = cached(Path(outer, "cache"), f"toy.{kind}", pack(kind, {"toy/a.txt": b"a", name: b"evil"}))
+        with pytest.raises(ValueError, match=rf"^refused to unpack .*{re.escape(repr(name))}"):
+            download_extract("toy", cache_dir=Path(outer, "cache"))
+        assert [p for p in Path(outer).rglob("*") if not p.is_dir()] == [path]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    members=st.lists(
+        st.tuples(st.sampled_from([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE]), NAMES, NAMES),
+        min_size=1,
+        max_size=5,
+    ),
+    filter_=st.sampled_from(FILTERS),
+)
+@example(
+    [(tarfile.SYMTYPE, "a", "."), (tarfile.SYMTYPE, "b", "a/.."), (tarfile.REGTYPE, "b/evil", "")], False
+)
+@example([(tarfile.SYMTYPE, "a", ".."), (tarfile.REGTYPE, "a/evil", "")], FILTERS[-1])
+def test_no_chain_of_links_leads_outside(members: list[tuple[bytes, str, str]], filter_: str) -> None:
+    packed = pack_tar("tar", [(t, name, b"evil" if t == tarfile.REGTYPE else to) for t, name, to in members])
+    with tempfile.TemporaryDirectory() as outer, pytest.MonkeyPatch.context() as monkeypatch:
+        if filter_ == "none":
+            monkeypatch.delattr(tarfile, "data_filter", raising=False)
+        cache = Path(outer, "cache")
+        path = cached(cache, "toy.tar", packed)
+        root = path.parent / "extracted"
+        try:
+            download_extract("toy", cache_dir=cache)
+        except (ValueError, OSError):  # OSError: one name for a file and a folder, a link to itself
+            assert not root.exists()
+        assert [p for p in Path(outer).rglob("*") if not (p.is_dir() or p.is_relative_to(root))] == [path]
+        for inner in root.rglob("*"):
+            assert Path(os.path.realpath(inner)).is_relative_to(os.path.realpath(root))
