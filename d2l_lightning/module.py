@@ -152,12 +152,12 @@ class SupervisedModule(LightningModule, ABC):
         self.log_metrics({"train/loss": loss})
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of each stage, and start them anew."""
+        """Log the metrics of each stage."""
         means: dict[str, dict[str, Tensor]] = {}
         for name, mean in self._metrics.items():
             stage, metric = name.split("/")
-            means.setdefault(stage, {})[metric] = mean.compute()
-            mean.reset()
+            means.setdefault(stage, {})[metric] = mean.compute().view_as(mean.total)  # torchmetrics squeezes
+        self._metrics.clear()  # the next evaluation may have other stages, or be elsewhere
         metrics = {
             f"{stage}/{metric}": value
             for stage, values in means.items()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_origin
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # What a run leaves in its folder, and a new run there takes away first.
-OUTPUTS = ("results.json", "config.yaml", "metrics.csv", "hparams.yaml", "submission.csv")
-OUTPUT_FOLDERS = ("figures", "checkpoints", "final", "tensorboard", "wandb")
+OUTPUTS = ("results.json", "config.yaml", "metrics.csv", "submission.csv")
+OUTPUT_FOLDERS = ("figures", "checkpoints", "metrics", "tensorboard")
 # Which versions a result may depend on.
 PACKAGES = ("d2l_lightning", "torch", "lightning", "torchmetrics", "torchvision", "pandas", "numpy")
 
@@ -63,7 +63,7 @@ class Run:
         trainer_flags: Lightning's own.
 
     Raises:
-        InputError: If the run folder cannot be used.
+        InputError: If the seed is out of range or the run folder cannot be used.
     """
 
     def __init__(
@@ -78,6 +78,8 @@ class Run:
         wandb_mode: Literal["online", "offline", "disabled"] = "online",
         **trainer_flags: Any,
     ) -> None:
+        if not 0 <= seed < 2**32:
+            raise InputError(f"--seed must be from 0 to {2**32 - 1}, not {seed}")
         self.began = time.perf_counter()
         self.experiment = experiment
         self.config = config
@@ -87,14 +89,13 @@ class Run:
         self.wandb_project = wandb_project
         self.wandb_mode = wandb_mode
         self.trainer_flags = trainer_flags
-        for flag, lean in LEAN.items():
-            if trainer_flags.get(flag) is None:
-                self.trainer_flags[flag] = lean
+        self.trainer_flags.update({flag: LEAN[flag] for flag in LEAN if trainer_flags.get(flag) is None})
         self.history = History()
         self.title = experiment
         self._trainer: Trainer | None = None
         self._loggers: list[Logger] | None = None
         self._wandb: wandb.Run | None = None
+        self._wandb_variables: list[str] = []
         self.folder = Path(run_dir) if run_dir else _timed_folder(experiment)
         self._check_folder()
 
@@ -108,12 +109,9 @@ class Run:
             raise InputError(
                 f"--run_dir {self.folder} holds a finished run; choose another folder or --overwrite true"
             )
-        foreign = self.folder.exists() and any(self.folder.iterdir()) and not self._is_run()
-        if foreign:
+        is_run = (self.folder / "config.yaml").exists()
+        if self.folder.exists() and any(self.folder.iterdir()) and not is_run:
             raise InputError(f"--run_dir {self.folder} holds files that are no run's; choose another folder")
-
-    def _is_run(self) -> bool:
-        return (self.folder / "config.yaml").exists()
 
     def __enter__(self) -> "Run":
         # Said by this class in its own words, or meant for other kinds of data.
@@ -140,16 +138,17 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the run folder {self.folder}: {error.strerror}") from error
+        shutil.rmtree(self.folder / "wandb", ignore_errors=True)
+        # Before anything else goes: a run that cannot log does not cost the results of the one before it.
+        try:
+            self._loggers = self._open_loggers()
+        except (InputError, KeyboardInterrupt):
+            shutil.rmtree(self.folder if new else self.folder / "wandb", ignore_errors=True)
+            raise
         for name in OUTPUTS:
             (self.folder / name).unlink(missing_ok=True)
         for name in OUTPUT_FOLDERS:
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        try:
-            self._loggers = self._open_loggers()
-        except InputError:
-            if new:
-                shutil.rmtree(self.folder)
-            raise
         with self.file("config.yaml") as path:
             path.write_text(self.config)
 
@@ -163,27 +162,53 @@ class Run:
             self._wandb = self._open_wandb()
             loggers.append(WandbLogger(experiment=self._wandb, save_dir=self.folder))
             self._wandb.define_metric("*", step_metric="epoch")
+            for axis in ("epoch", "trainer/global_step"):
+                self._wandb.define_metric(axis, hidden=True)  # no panel of its own
         return loggers
 
     def _open_wandb(self) -> "wandb.Run":
         import wandb
 
+        # Logs and what is to be uploaded lie in the home folder otherwise, whence `wandb sync` would miss it
+        # on another machine or after a container is gone.
+        for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+            if variable not in os.environ:
+                os.environ[variable] = str(self.folder.absolute() / "wandb" / "cache")
+                self._wandb_variables.append(variable)
         try:
-            return wandb.init(
+            run = wandb.init(
                 project=self.wandb_project,
                 name=f"{self.experiment}/{self.folder.name}",
                 group=self.experiment,
                 config=yaml.safe_load(self.config),
                 mode=self.wandb_mode,
+                force=True,  # no choice, at the prompt for an account, to go on without one
                 dir=self.folder,
                 reinit="finish_previous",
-                settings=wandb.Settings(init_timeout=30, console="off"),
+                settings=wandb.Settings(init_timeout=30, console="off", silent=True),
             )
-        except wandb.Error as error:
+        except (wandb.Error, ValueError) as error:
+            self._close_wandb(exit_code=1)
+            reason = str(error).split("\nConsider")[0].strip().rstrip(".")
+            advice = (
+                ". Log in with `wandb login` or WANDB_API_KEY, or give --wandb_mode offline"
+                if self.wandb_mode == "online"
+                else ""
+            )
             raise InputError(
-                f"Weights & Biases did not start ({error}); nothing was trained. Log in with `wandb login` "
-                "or WANDB_API_KEY, or give --wandb_mode offline"
+                f"Weights & Biases did not start ({reason}); nothing was trained{advice}"
             ) from error
+        if self.wandb_mode == "online":
+            print(f"Weights & Biases: {run.url}")
+        return run
+
+    def _close_wandb(self, exit_code: int) -> None:
+        import wandb
+
+        wandb.teardown(exit_code)
+        for variable in self._wandb_variables:
+            del os.environ[variable]
+        self._wandb_variables.clear()
 
     def trainer(self, title: str, callbacks: Sequence[Callback] = ()) -> Trainer:
         """Return a new Trainer with this run's flags and loggers; the first one starts the run.
@@ -206,6 +231,8 @@ class Run:
                 barebones=False,
                 **self.trainer_flags,
             )
+        except ImportError as error:
+            raise InputError(f"--accelerator {self.trainer_flags['accelerator']}: {error}") from error
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise InputError(str(error)) from error
         if trainer.world_size > 1:
@@ -271,11 +298,14 @@ class Run:
         if self._wandb is not None:
             import wandb
 
-            # A column of W&B's holds one type: figures as they are, and none where there is a gap.
-            cells: list[Iterable[Any]] = [
-                [row[0], *(c if isinstance(c, float) else None for c in row[1:])] for row in rows
-            ]
-            self._wandb.log({f"tables/{title}": wandb.Table(columns=list(columns), data=cells)})
+            # Named alike in every run, whatever the title says of this one's settings.
+            name = "_".join(re.split(r"[^\w ]", title)[0].lower().split())
+            logged = wandb.Table(
+                columns=[column or "name" for column in columns],
+                data=[[None if cell == "" else cell for cell in row] for row in rows],
+                allow_mixed_types=True,
+            )
+            self._wandb.log({f"tables/{name}": logged})
 
     def artifact(self, name: str, kind: str) -> None:
         """Send a file of the run folder to Weights & Biases, if metrics go there."""
@@ -330,6 +360,9 @@ class Run:
     ) -> None:
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if error is None else 1)
+            if self.wandb_mode == "offline":
+                print(f"to send it to Weights & Biases: wandb sync {Path(self._wandb.dir).parent}")
+            self._close_wandb(exit_code=0 if error is None else 1)
 
     def where(self) -> str:
         """Say how far the run has come, for one who stopped it."""
@@ -347,6 +380,16 @@ class _Parser(ArgumentParser):
         raise InputError(re.sub(r'Parser key "([^"]+)":', r"\1:", message)) from ex
 
 
+class _ConfigFile(ActionConfigFile):
+    """A --config whose errors name the file."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (InputError, TypeError) as error:
+            raise InputError(f"--config {values}: {error}") from error
+
+
 def run_parser(main: Callable[..., None], experiment: str) -> ArgumentParser:
     """Build the parser of an experiment: its own flags, those of ``Run``, and the Trainer's.
 
@@ -359,8 +402,14 @@ def run_parser(main: Callable[..., None], experiment: str) -> ArgumentParser:
         description=inspect.getdoc(main),
         default_config_files=[str(CONFIGS / f"{experiment}.yaml")],
     )
-    parser.add_argument("--config", action="config", help="A YAML file of flags; those after it override it.")
-    parser.add_function_arguments(main, skip={"run"})
+    parser.add_argument(
+        "--config", action=_ConfigFile, help="A YAML file of flags; those after it override it."
+    )
+    parameters = list(inspect.signature(main).parameters.values())[1:]
+    positional = [p for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    for parameter in positional:
+        parser.add_argument(parameter.name, type=parameter.annotation)
+    parser.add_function_arguments(main, skip={"run", *(p.name for p in positional)})
     parser.add_class_arguments(Run, skip={"experiment", "config"})
     return parser
 
@@ -381,14 +430,16 @@ def run_experiment(main: Callable[..., None], argv: Sequence[str] | None = None)
         flags = parser.parse_args(_join_lists(main, sys.argv[1:] if argv is None else argv))
         values = {name: value for name, value in vars(flags).items() if not name.startswith("__")}
         del values["config"]
-        own = {name: values.pop(name) for name in list(inspect.signature(main).parameters)[1:]}
+        call = inspect.signature(main).bind_partial()
+        own = {name: values.pop(name) for name in list(call.signature.parameters)[1:]}
         # What says where, not what, is left out, so that the file can be run as it is.
         for name in ("config", "run_dir", "overwrite"):
             flags.pop(name)
         config = parser.dump(flags, skip_none=False, skip_validation=True)
         with Run(experiment, config, **values) as run:
-            main(run, **own)
-    except InputError as error:
+            call.arguments = {"run": run, **own}
+            main(*call.args, **call.kwargs)
+    except (InputError, OSError) as error:
         print(f"{experiment}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:

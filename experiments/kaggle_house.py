@@ -134,12 +134,12 @@ def fold_curves(history: History, folds: list[str]) -> Figure:
     for panel, stage in zip(axes, stages, strict=True):
         metric = f"{stage}/log_rmse"
         curves = [(fold.replace("_", " "), *history.curve(f"{metric}/{fold}")) for fold in folds]
+        panel.plot(*history.curve(metric), color="0.8", linewidth=6, label="mean of folds")
         if len(folds) <= 10:
             draw_curves(panel, curves)
         else:  # more curves than eyes can tell apart
             for _, epochs, values in curves:
-                panel.plot(epochs, values, color="0.75", linewidth=0.6)
-        panel.plot(*history.curve(metric), color="black", linewidth=2.2, label="mean of folds")
+                panel.plot(epochs, values, color=COLOURS[0], linewidth=0.6, alpha=0.5)
         log_scale(panel)
     axes[-1].legend(frameon=False)
     return figure
@@ -158,7 +158,10 @@ def final_curve(history: History) -> Figure:
 def price_distributions(known: Tensor, predicted: Tensor) -> Figure:
     """Draw the known prices of the training rows and the predicted ones of the test rows."""
     figure, (panel,) = panels(
-        [""], "House prices: known and predicted", "price (thousand US dollars)", "share of houses per bin"
+        [""],
+        "House prices: known and predicted",
+        "price (thousand US dollars; the last bin holds all above)",
+        "share of houses per bin",
     )
     prices = {"known, training rows": known, "predicted, test rows": predicted}
     highest = max(p.quantile(0.995).item() for p in prices.values())

@@ -1,5 +1,6 @@
 """Prices from features: a linear model, or a multilayer perceptron."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from d2l_lightning.errors import InputError
 from d2l_lightning.functional.regression import squared_log_error, squared_loss
 from d2l_lightning.module import SupervisedModule
+
+# Where predictions of the logarithm start, in dollars.
+TYPICAL_PRICE = 100_000.0
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -69,7 +73,10 @@ class PriceRegressor(SupervisedModule):
         for size in hidden_sizes:
             layers += [nn.Linear(width, size), _ACTIVATIONS[activation](), nn.Dropout(dropout)]
             width = size
-        self.net = nn.Sequential(*layers, nn.Linear(width, 1))
+        output = nn.Linear(width, 1)
+        self.net = nn.Sequential(*layers, output)
+        if log_price:  # without this, most of training goes into finding out that houses cost more than $1
+            nn.init.constant_(output.bias, math.log(TYPICAL_PRICE))
         self.log_price = log_price
 
     def forward(self, X: Tensor) -> Tensor:

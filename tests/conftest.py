@@ -1,0 +1,48 @@
+"""What several tests need: lean Trainers, tiny data, experiments as modules."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+ROOT = Path(__file__).parents[1]
+
+
+def lean_trainer(**flags: Any) -> Trainer:
+    """Return a CPU Trainer with nothing on but what the flags ask for."""
+    off = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    return Trainer(**{"accelerator": "cpu", "num_sanity_val_steps": 0, **off, **flags})
+
+
+def load_experiment(name: str) -> ModuleType:
+    """Import an experiment from its file."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(name="trainer")
+def trainer_fixture() -> Callable[..., Trainer]:
+    return lean_trainer
+
+
+@pytest.fixture(scope="session")
+def prices() -> tuple[Tensor, Tensor]:
+    """Return 47 rows of 6 features and positive prices that depend on them: a size that nothing divides."""
+    generator = torch.Generator().manual_seed(7)
+    X = torch.randn(47, 6, generator=generator)
+    log_price = X @ torch.linspace(-0.4, 0.5, 6) + 5 + 0.1 * torch.randn(47, generator=generator)
+    return X, log_price.exp()

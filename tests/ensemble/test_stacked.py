@@ -1,0 +1,286 @@
+"""Members that train side by side do what each does alone."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from d2l_lightning.callbacks.history import History
+from d2l_lightning.ensemble.data import StackedData
+from d2l_lightning.ensemble.folds import k_fold
+from d2l_lightning.ensemble.stacked import StackedModule
+from d2l_lightning.errors import InputError
+from d2l_lightning.functional.regression import log_rmse
+from d2l_lightning.models.price_regressor import PriceRegressor
+from d2l_lightning.module import SupervisedModule
+
+Data = tuple[Tensor, Tensor]
+MODELS: dict[str, dict[str, Any]] = {
+    "linear": {"lr": 2.0},
+    "linear, decayed": {"lr": 2.0, "weight_decay": 0.1},
+    "linear, log price": {"lr": 0.05, "log_price": True},
+    "mlp": {"lr": 0.01, "hidden_sizes": [16, 8], "log_price": True, "activation": "tanh"},
+    "mlp, raw price": {"lr": 1.0, "hidden_sizes": [16]},
+}
+
+
+def make_members(k: int, **settings: Any) -> list[PriceRegressor]:
+    seed_everything(3, verbose=False)
+    return [PriceRegressor(6, **settings) for _ in range(k)]
+
+
+class FoldAlone(LightningDataModule):
+    """One fold's share of what StackedData brings, as plain batches without padding."""
+
+    def __init__(self, data: StackedData, fold: int) -> None:
+        super().__init__()
+        self.data, self.fold = data, fold
+
+    def train_dataloader(self) -> Any:
+        return FoldLoader(self.data.train_dataloader(), self.fold)
+
+    def val_dataloader(self) -> Any:
+        X, y, weight = next(iter(self.data.val_dataloader()))
+        if y.ndim > 1:
+            X, y = X[self.fold], y[self.fold]
+        batch = X, y, {stage: w[self.fold] for stage, w in weight.items()}
+        return DataLoader([batch], batch_size=None)  # type: ignore[arg-type, list-item]
+
+
+class FoldLoader:
+    """Picks one fold's rows out of each stacked batch."""
+
+    def __init__(self, loader: DataLoader[Any], fold: int) -> None:
+        self.loader, self.fold, self.sampler = loader, fold, loader.sampler
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Any:
+        for X, y, weight in self.loader:
+            real = weight[self.fold] > 0
+            yield X[self.fold][real], y[self.fold][real]
+
+
+@pytest.mark.parametrize("clip", [None, 0.5], ids=["unclipped", "clipped"])
+@pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
+def test_a_stacked_fold_is_the_fold_trained_alone(
+    prices: Data, trainer: Callable[..., Trainer], settings: dict[str, Any], clip: float | None
+) -> None:
+    X, y = prices
+    k = 4  # folds of 12, 12, 12 and 11 rows: training sets of 35 and 36 rows, batches of 8 and a rest
+    train, val = k_fold(len(y), k)
+    members = make_members(k, **settings)
+    alone = copy.deepcopy(members)
+    data = StackedData(X, y, {"train": train, "val": val}, batch_size=8, seed=5)
+    stacked = StackedModule(members)
+    trainer(max_epochs=8, gradient_clip_val=clip).fit(stacked, data)
+    for fold, model in enumerate(alone):
+        start = copy.deepcopy(model.state_dict())
+        trainer(max_epochs=8, gradient_clip_val=clip).fit(model, FoldAlone(data, fold))
+        trained = stacked.unstack()[fold].state_dict()
+        for name, weights in model.state_dict().items():
+            torch.testing.assert_close(trained[name], weights, rtol=2e-4, atol=1e-5)
+            assert not torch.allclose(weights, start[name], rtol=1e-2)  # it did learn something
+        for metric, value in model.evaluated.items():
+            torch.testing.assert_close(stacked.evaluated[metric][fold], value, rtol=1e-4, atol=1e-6)
+
+
+def test_folds_one_row_apart_across_a_full_batch(prices: Data, trainer: Callable[..., Trainer]) -> None:
+    X, y = prices[0][:43], prices[1][:43]
+    train, val = k_fold(43, 4)  # training sets of 32 and 33 rows: four batches of 8, or five
+    members = make_members(4, lr=2.0)
+    alone = copy.deepcopy(members)
+    data = StackedData(X, y, {"train": train, "val": val}, batch_size=8, seed=5)
+    stacked = StackedModule(members)
+    trainer(max_epochs=3).fit(stacked, data)
+    for fold, model in enumerate(alone):
+        trainer(max_epochs=3).fit(model, FoldAlone(data, fold))
+        for name, weights in model.state_dict().items():
+            torch.testing.assert_close(
+                stacked.unstack()[fold].state_dict()[name], weights, rtol=2e-4, atol=1e-5
+            )
+
+
+def test_members_with_features_of_their_own(prices: Data, trainer: Callable[..., Trainer]) -> None:
+    X, y = prices
+    train, val = k_fold(len(y), 3)
+    own = torch.stack([X * (fold + 1) - fold for fold in range(3)])
+    members = make_members(3, lr=2.0)
+    alone = copy.deepcopy(members)
+    rows = {"train": train, "val": val}
+    stacked = StackedModule(members)
+    trainer(max_epochs=4).fit(stacked, StackedData(own, y.expand(3, -1), rows, 16, seed=1))
+    for fold, model in enumerate(alone):
+        shared = StackedData(own[fold], y, rows, 16, seed=1)
+        trainer(max_epochs=4).fit(model, FoldAlone(shared, fold))
+        torch.testing.assert_close(
+            stacked.evaluated["val/log_rmse"][fold], model.evaluated["val/log_rmse"], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_the_trainer_does_what_a_bare_loop_does(prices: Data, trainer: Callable[..., Trainer]) -> None:
+    X, y = prices
+    rows = {"train": [torch.arange(len(y))] * 2, "val": [torch.arange(9), torch.arange(9, 20)]}
+    members = make_members(2, lr=2.0)
+    nets = [copy.deepcopy(member.net) for member in members]
+    data = StackedData(X, y, rows, batch_size=10, seed=2)
+    stacked = StackedModule(members)
+    trainer(max_epochs=3).fit(stacked, data)
+    loader = data.train_dataloader()
+    for fold, net in enumerate(nets):
+        optimizer = torch.optim.Adam(net.parameters(), lr=2.0)
+        for epoch in range(3):
+            data.batches.set_epoch(epoch)
+            for X_batch, y_batch, weight in loader:
+                real = weight[fold] > 0
+                loss = nn.functional.mse_loss(net(X_batch[fold][real]).squeeze(1), y_batch[fold][real]) / 2
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        expected = log_rmse(net(X).squeeze(1), y)
+        torch.testing.assert_close(stacked.evaluated["train/log_rmse"][fold], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_each_members_gradient_is_clipped_by_its_own_norm() -> None:
+    members = make_members(3, hidden_sizes=[4])
+    stacked = StackedModule(members)
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([0.001, 1.0, 50.0])  # norms below, about and above what is allowed
+    for p, *alone in zip(stacked.parameters(), *(m.parameters() for m in members), strict=True):
+        p.grad = torch.randn(p.shape, generator=generator) * scales.view(-1, *[1] * (p.ndim - 1))
+        for gradient, parameter in zip(p.grad, alone, strict=True):
+            parameter.grad = gradient.clone()
+    stacked.configure_gradient_clipping(torch.optim.SGD(stacked.parameters()), 1.0, "norm")
+    for k, member in enumerate(members):
+        nn.utils.clip_grad_norm_(member.parameters(), 1.0)
+        for p, parameter in zip(stacked.parameters(), member.parameters(), strict=True):
+            assert p.grad is not None
+            torch.testing.assert_close(p.grad[k], parameter.grad)
+
+
+def test_clipping_by_value(prices: Data, trainer: Callable[..., Trainer]) -> None:
+    X, y = prices
+    rows = {"train": [torch.arange(len(y))], "val": [torch.arange(len(y))]}
+    (member,) = make_members(1, lr=2.0)
+    alone = copy.deepcopy(member)
+    data = StackedData(X, y, rows, batch_size=16, seed=0)
+    flags = {"max_epochs": 2, "gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}
+    stacked = StackedModule([member])
+    trainer(**flags).fit(stacked, data)
+    trainer(**flags).fit(alone, FoldAlone(data, 0))
+    torch.testing.assert_close(stacked.evaluated["val/log_rmse"][0], alone.evaluated["val/log_rmse"])
+
+
+def test_unstacked_members_are_those_that_were_stacked(prices: Data) -> None:
+    members = make_members(3, hidden_sizes=[5], log_price=True)
+    stacked = StackedModule(members)
+    together = stacked(prices[0])
+    assert together.shape == (3, 47)
+    for member, back, row in zip(members, stacked.unstack(), together, strict=True):
+        assert torch.equal(member(prices[0]), back(prices[0]))
+        torch.testing.assert_close(row, member(prices[0]))
+
+
+def test_dropout_draws_a_mask_for_each_member(prices: Data) -> None:
+    (member,) = make_members(1, hidden_sizes=[64], dropout=0.5, log_price=True)
+    stacked = StackedModule([member, copy.deepcopy(member)])
+    first, second = stacked(prices[0])
+    assert not torch.allclose(first, second)
+    stacked.eval()
+    first, second = stacked(prices[0])
+    torch.testing.assert_close(first, second)
+
+
+def test_a_members_buffer_may_differ(prices: Data) -> None:
+    X, y = prices
+    members = [Penalised(strength) for strength in (0.0, 0.5, 2.0)]
+    stacked = StackedModule(members)
+    losses = stacked.loss(X.expand(3, -1, -1), y.expand(3, -1))
+    for member, loss in zip(members, losses, strict=True):
+        torch.testing.assert_close(loss, member.loss(X, y))
+    assert losses[2] > losses[1] > losses[0]
+
+
+class Penalised(SupervisedModule):
+    """A linear model whose penalty is a buffer."""
+
+    strength: Tensor
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.net = nn.Linear(6, 1)
+        nn.init.ones_(self.net.weight)
+        nn.init.zeros_(self.net.bias)
+        self.register_buffer("strength", torch.tensor(strength))
+
+    def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
+        return (self.net(X).squeeze(-1) - y).square()
+
+    def loss(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        return super().loss(X, y, weight) + self.strength * self.net.weight.square().sum()
+
+    def epoch_metrics(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(means)
+
+
+def test_metrics_are_logged_for_each_member_and_as_their_mean(
+    prices: Data, trainer: Callable[..., Trainer]
+) -> None:
+    X, y = prices
+    train, val = k_fold(len(y), 3)
+    history = History()
+    stacked = StackedModule(make_members(3, lr=2.0), ["a", "b", "c"])
+    fit = trainer(max_epochs=2, logger=[history])
+    fit.fit(stacked, StackedData(X, y, {"train": train, "val": val}, 16, seed=0))
+    for metric in ("train/loss", "train/log_rmse", "val/log_rmse"):
+        epochs, mean = history.curve(metric)
+        assert epochs == [1, 2]
+        members = [history.curve(f"{metric}/{name}")[1] for name in "abc"]
+        assert mean == pytest.approx([sum(values) / 3 for values in zip(*members, strict=True)], rel=1e-6)
+        assert len({tuple(values) for values in members}) == 3
+    assert fit.callback_metrics["val/log_rmse"].item() == pytest.approx(history.curve("val/log_rmse")[1][-1])
+
+
+def test_a_loss_that_is_no_number_stops_the_fit_and_names_the_fold(
+    prices: Data, trainer: Callable[..., Trainer]
+) -> None:
+    X, y = prices
+    members = make_members(3, lr=2.0)
+    nn.init.constant_(members[1].net[-1].weight, float("inf"))
+    rows: Mapping[str, Sequence[Tensor]] = dict(zip(("train", "val"), k_fold(len(y), 3), strict=True))
+    with pytest.raises(InputError, match=r"loss of second became (nan|inf) in epoch 1"):
+        trainer(max_epochs=2).fit(
+            StackedModule(members, ["first", "second", "third"]), StackedData(X, y, rows, 16, seed=0)
+        )
+
+
+def test_what_cannot_be_stacked() -> None:
+    one, other = PriceRegressor(6), PriceRegressor(6, lr=0.1)
+    with pytest.raises(InputError, match="no member"):
+        StackedModule([])
+    with pytest.raises(InputError, match="same hyperparameters"):
+        StackedModule([one, other])
+    with pytest.raises(InputError, match="one class"):
+        StackedModule([one, Penalised(0.1)])
+    with pytest.raises(InputError, match="2 names do not go with 1 members"):
+        StackedModule([one], ["a", "b"])
+
+
+def test_an_optimizer_that_mixes_elements_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    stacked = StackedModule(make_members(2))
+    monkeypatch.setattr(
+        PriceRegressor, "configure_optimizers", lambda self: torch.optim.LBFGS(self.parameters())
+    )
+    with pytest.raises(InputError, match="LBFGS mixes"):
+        stacked.configure_optimizers()
+
+
+def test_shapes_that_do_not_match() -> None:
+    with pytest.raises(InputError, match=r"\(5, 2\) does not go with y of shape \(4,\)"):
+        StackedData(torch.zeros(5, 2), torch.zeros(4), {"train": [torch.arange(4)]}, 2, seed=0)

@@ -1,0 +1,56 @@
+"""The formulas of regression against independent references."""
+
+import doctest
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchmetrics.functional import mean_squared_error
+
+from d2l_lightning import module
+from d2l_lightning.functional import regression
+from d2l_lightning.functional.regression import log_rmse, squared_log_error, squared_loss
+
+PRICES = st.lists(st.tuples(st.floats(-1e3, 1e6), st.floats(0.5, 1e6)), min_size=1, max_size=30)
+
+
+@given(PRICES)
+def test_log_rmse_is_the_formula_of_the_book(pairs: list[tuple[float, float]]) -> None:
+    errors = [(math.log(y) - math.log(max(y_hat, 1.0))) ** 2 for y_hat, y in pairs]
+    y_hat, y = (torch.tensor(column, dtype=torch.float64) for column in zip(*pairs, strict=True))
+    assert log_rmse(y_hat, y).item() == pytest.approx(math.sqrt(sum(errors) / len(errors)), abs=1e-12)
+
+
+@given(PRICES)
+def test_log_rmse_is_torchmetrics_on_the_logarithms(pairs: list[tuple[float, float]]) -> None:
+    y_hat, y = (torch.tensor(column, dtype=torch.float64) for column in zip(*pairs, strict=True))
+    expected = mean_squared_error(y_hat.clamp(min=1).log(), y.log(), squared=False)
+    assert torch.allclose(log_rmse(y_hat, y), expected, atol=1e-12)
+
+
+def test_log_rmse_is_over_all_rows_not_a_mean_of_batches() -> None:
+    y_hat, y = torch.tensor([1.0, 10.0, 100.0]), torch.tensor([2.0, 10.0, 5e5])
+    halves = (log_rmse(y_hat[:2], y[:2]) + log_rmse(y_hat[2:], y[2:])) / 2
+    whole = log_rmse(y_hat, y)
+    assert whole.item() == pytest.approx(np.sqrt((np.log(2) ** 2 + np.log(5000) ** 2) / 3), rel=1e-6)
+    assert abs(whole - halves) > 0.1
+
+
+def test_squared_loss_is_half_the_square_of_each() -> None:
+    losses = squared_loss(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5]))
+    assert losses.tolist() == [2.0, 0.125]
+
+
+def test_predictions_below_one_count_as_one() -> None:
+    errors = squared_log_error(torch.tensor([-5.0, 0.0, 0.3, 1.0]), torch.full((4,), math.e))
+    assert torch.allclose(errors, torch.ones(4))
+
+
+@pytest.mark.parametrize("documented", [regression, module])
+def test_examples_in_docstrings(documented: object) -> None:
+    outcome = doctest.testmod(documented, extraglobs={"torch": torch})  # type: ignore[arg-type]
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
