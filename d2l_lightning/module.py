@@ -125,7 +125,7 @@ class SupervisedModule(LightningModule, ABC):
         for stage, stage_weight in weights.items():
             for metric, value in values.items():
                 name = f"{stage}/{metric}"
-                if name not in self._metrics:
+                if name not in self._metrics or self._metrics[name].device != value.device:
                     self._metrics[name] = ExampleMean(stage_weight.shape[:-1]).to(value.device)
                 self._metrics[name].update(value, stage_weight)
 
@@ -155,9 +155,12 @@ class SupervisedModule(LightningModule, ABC):
         """Log the metrics of each stage."""
         means: dict[str, dict[str, Tensor]] = {}
         for name, mean in self._metrics.items():
-            stage, metric = name.split("/")
-            means.setdefault(stage, {})[metric] = mean.compute().view_as(mean.total)  # torchmetrics squeezes
-        self._metrics.clear()  # the next evaluation may have other stages, or be elsewhere
+            if mean.update_called:  # an earlier evaluation may have had other stages
+                stage, metric = name.split("/")
+                means.setdefault(stage, {})[metric] = mean.compute().view_as(
+                    mean.total
+                )  # torchmetrics squeezes
+                mean.reset()
         metrics = {
             f"{stage}/{metric}": value
             for stage, values in means.items()

@@ -96,7 +96,8 @@ class Run:
         self._loggers: list[Logger] | None = None
         self._wandb: wandb.Run | None = None
         self._wandb_variables: list[str] = []
-        self.folder = Path(run_dir) if run_dir else _timed_folder(experiment)
+        self._timed = run_dir is None
+        self.folder = _timed_folder(experiment) if run_dir is None else Path(run_dir)
         self._check_folder()
 
     def _check_folder(self) -> None:
@@ -135,7 +136,14 @@ class Run:
             return
         new = not self.folder.exists()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            while self._timed:
+                try:
+                    self.folder.mkdir()
+                    break
+                except FileExistsError:  # another run of this second, as a sweep's agents may start them
+                    self.folder = _timed_folder(self.experiment)
+            self.folder.mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the run folder {self.folder}: {error.strerror}") from error
         shutil.rmtree(self.folder / "wandb", ignore_errors=True)
@@ -249,7 +257,7 @@ class Run:
         """Return a fitted model's metrics on its validation data, without logging them a second time.
 
         Raises:
-            InputError: If the flags leave nothing to evaluate on.
+            InputError: If the flags leave nothing to evaluate on, or a metric is not finite.
         """
         trainer = self._trainer
         assert trainer is not None
@@ -258,6 +266,11 @@ class Run:
         trainer.loggers = loggers
         if not model.evaluated:
             raise InputError("--limit_val_batches leaves nothing to evaluate on")
+        for metric, values in model.evaluated.items():
+            if not values.isfinite().all():
+                raise InputError(
+                    f"{metric} of the {self.title} is not finite in the end; a lower lr may help"
+                )
         return model.evaluated
 
     @contextmanager
@@ -435,7 +448,7 @@ def run_experiment(main: Callable[..., None], argv: Sequence[str] | None = None)
         # What says where, not what, is left out, so that the file can be run as it is.
         for name in ("config", "run_dir", "overwrite"):
             flags.pop(name)
-        config = parser.dump(flags, skip_none=False, skip_validation=True)
+        config = parser.dump(flags, skip_unset=False, skip_validation=True)
         with Run(experiment, config, **values) as run:
             call.arguments = {"run": run, **own}
             main(*call.args, **call.kwargs)

@@ -333,6 +333,15 @@ def test_a_loss_that_is_no_number_ends_the_run_with_epoch_and_fold(
     assert not (tmp_path / "run/submission.csv").exists()
 
 
+def test_an_infinite_figure_at_the_end_is_told(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--enable_progress_bar", "false", "--log_price", "true", "--lr", "20", "--run_dir", "run"]
+    assert cli(*QUICK, *flags) == 2
+    assert "log_rmse of the 3-fold cross-validation is not finite" in error_line(capsys)
+    assert not (tmp_path / "run/results.json").exists()
+
+
 @pytest.fixture
 def handler() -> Iterator[None]:
     """Lightning ignores SIGINT once it has seen one: let the next test have its own."""
@@ -381,11 +390,11 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_runs_at_the_same_second_have_folders_of_their_own(cli: Cli) -> None:
-    first = Run("test")
+    first, second = Run("test"), Run("test")
     first.start()
-    second = Run("test")
     second.start()
     assert first.folder != second.folder
+    assert Run("test").folder not in (first.folder, second.folder)
 
 
 def test_help_tells_every_flag(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:

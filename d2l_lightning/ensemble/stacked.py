@@ -63,14 +63,15 @@ class StackedModule(SupervisedModule):
         stacked = [owner[name] for owner, name in self._slots]
         call = getattr(self.stacked, method)
 
-        def of_member(state: list[Tensor], *member_args: Any) -> Any:
-            for (owner, name), value in zip(self._slots, state, strict=True):
+        def of_member(*state_and_args: Any) -> Any:
+            for (owner, name), value in zip(self._slots, state_and_args, strict=False):
                 owner[name] = value
-            return call(*member_args)
+            return call(*state_and_args[len(self._slots) :])
 
         # torch.func.functional_call puts state in place likewise; on a small model it costs twice as much.
         try:
-            return torch.vmap(of_member, in_dims=(0, *in_dims), randomness="different")(stacked, *args)
+            in_dims = (0,) * len(stacked) + in_dims
+            return torch.vmap(of_member, in_dims, randomness="different")(*stacked, *args)
         finally:
             for (owner, name), value in zip(self._slots, stacked, strict=True):
                 owner[name] = value
@@ -132,7 +133,9 @@ class StackedModule(SupervisedModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip each member's gradient on its own, by its norm over all its parameters, or by value."""
-        if gradient_clip_val is None or gradient_clip_algorithm == "value":
+        if gradient_clip_val is None:
+            return
+        if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]

@@ -55,7 +55,7 @@ class FoldAlone(LightningDataModule):
 class FoldLoader:
     """Picks one fold's rows out of each stacked batch."""
 
-    def __init__(self, loader: DataLoader[Any], fold: int) -> None:
+    def __init__(self, loader: Any, fold: int) -> None:
         self.loader, self.fold, self.sampler = loader, fold, loader.sampler
 
     def __len__(self) -> int:
