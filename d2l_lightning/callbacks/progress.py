@@ -55,7 +55,10 @@ class EpochProgressBar(ProgressBar):
         self._progress.update(self._task, advance=1)
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if last or time.monotonic() - self._drawn > 0.1:
-            metrics = "  ".join(f"{name} {value:.4g}" for name, value in trainer.callback_metrics.items())
+            latest = trainer.callback_metrics
+            # The loss only where there is nothing that says more: the line is short.
+            names = [name for name in latest if not name.endswith("/loss")] or list(latest)
+            metrics = "  ".join(f"{name} {latest[name]:.4g}" for name in names)
             self._progress.update(self._task, metrics=metrics, refresh=True)
             self._drawn = time.monotonic()
 
