@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from d2l_lightning.errors import InputError
+from d2l_lightning.errors import InputError, require_positive
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -15,6 +15,17 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     # A sequence of both numbers: their sum would give seed 0, epoch 1 the order of seed 1, epoch 0.
     state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
+
+
+def data_generator(seed: int) -> torch.Generator:
+    """Return the generator of a data set's random numbers; no epoch's order has the same ones."""
+    state = np.random.SeedSequence((seed, 0, 1)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
+
+
+def shuffled_order(n: int, seed: int, epoch: int) -> Tensor:
+    """Return the order, shape ``(n,)``, in which an epoch goes through n rows."""
+    return torch.rand(n, generator=epoch_generator(seed, epoch)).argsort()
 
 
 class ShuffledBatches(Sampler[Tensor]):
@@ -33,7 +44,7 @@ class ShuffledBatches(Sampler[Tensor]):
     """
 
     def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        _check_batch_size(batch_size)
+        require_positive(batch_size=batch_size)
         self.n, self.batch_size, self.seed, self.epoch = n, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -44,8 +55,7 @@ class ShuffledBatches(Sampler[Tensor]):
         return -(-self.n // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        order = torch.rand(self.n, generator=epoch_generator(self.seed, self.epoch)).argsort()
-        return iter(torch.split(order, self.batch_size))
+        return iter(torch.split(shuffled_order(self.n, self.seed, self.epoch), self.batch_size))
 
 
 class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
@@ -59,14 +69,18 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         member_rows: The rows of each member: K index tensors.
         batch_size: B, the most rows of a member in a step.
         seed: What, with the epoch, decides the orders.
+        same_order: Whether members with the same rows take them in the same order, so that they differ in
+            their settings alone.
 
     Raises:
         InputError: If the batch size is not positive or a member has fewer rows than there are steps.
     """
 
-    def __init__(self, member_rows: Sequence[Tensor], batch_size: int, seed: int) -> None:
-        _check_batch_size(batch_size)
-        self.seed, self.epoch = seed, 0
+    def __init__(
+        self, member_rows: Sequence[Tensor], batch_size: int, seed: int, same_order: bool = False
+    ) -> None:
+        require_positive(batch_size=batch_size)
+        self.seed, self.epoch, self.same_order = seed, 0, same_order
         sizes = torch.tensor([len(rows) for rows in member_rows])
         self.num_steps = -(-int(sizes.max()) // batch_size)
         if sizes.min() < self.num_steps:
@@ -94,12 +108,8 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # Sorting random keys permutes the rows of all members at once; padding sorts last.
-        keys = torch.rand(self.rows.shape, generator=epoch_generator(self.seed, self.epoch))
-        orders = self.rows.gather(1, keys.masked_fill_(self.padding, 2.0).argsort(dim=1))
+        shape = (1 if self.same_order else len(self.rows), self.rows.shape[1])
+        keys = torch.rand(shape, generator=epoch_generator(self.seed, self.epoch))
+        orders = self.rows.gather(1, keys.masked_fill(self.padding, 2.0).argsort(dim=1))
         batches = orders.gather(1, self.places).view(len(orders), self.num_steps, -1).transpose(0, 1)
         return zip(batches.contiguous().unbind(), self.weight.unbind(), strict=True)
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise InputError(f"batch_size must be positive, not {batch_size}")

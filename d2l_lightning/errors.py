@@ -1,4 +1,10 @@
-"""The one error that tells a person, not a programmer, what to put right."""
+"""The one error that tells a person, not a programmer, what to put right, and the checks that many share."""
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class InputError(ValueError):
@@ -6,3 +12,28 @@ class InputError(ValueError):
 
     On the command line it becomes one line and exit status 2 (see ``run.run_experiment``).
     """
+
+
+def require_positive(**values: float) -> None:
+    """Raise an InputError that names the first of these arguments that is not positive or not finite."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"{name} must be positive{' and finite' * (value == math.inf)}, not {value}")
+
+
+def require_not_negative(**values: float) -> None:
+    """Raise an InputError that names the first of these arguments that is negative or not finite."""
+    for name, value in values.items():
+        if not value >= 0 or value == math.inf:
+            wanted = "be finite" if value == math.inf else "not be negative"
+            raise InputError(f"{name} must {wanted}; it is {value}")
+
+
+def require_finite(**values: "Tensor") -> None:
+    """Raise an InputError that names the first element of these tensors that is infinite or not a number."""
+    for name, value in values.items():
+        wrong = (~value.isfinite()).nonzero()
+        if len(wrong):
+            place = wrong[0].tolist()
+            shown = f"{name}{place}" if place else name
+            raise InputError(f"{shown} must be a finite number, not {value[tuple(place)].item()}")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from d2l_lightning.batches import ShuffledBatches, StackedBatches, epoch_generator
+from d2l_lightning.batches import ShuffledBatches, StackedBatches, data_generator, epoch_generator
 from d2l_lightning.ensemble.folds import k_fold
 from d2l_lightning.errors import InputError
 
@@ -193,3 +193,30 @@ def test_batch_size_must_be_positive(batch_size: int) -> None:
         ShuffledBatches(10, batch_size, seed=0)
     with pytest.raises(InputError, match=message):
         StackedBatches([torch.arange(10)], batch_size, seed=0)
+
+
+def test_members_with_the_same_rows_may_take_them_in_the_same_order() -> None:
+    rows = [torch.arange(10), torch.arange(10), torch.arange(5, 15)]
+    for same in (True, False):
+        batches = StackedBatches(rows, batch_size=4, seed=3, same_order=same)
+        batches.set_epoch(2)
+        first, second, third = torch.cat([taken for taken, _ in batches], dim=1)
+        assert torch.equal(first, second) is same
+        assert torch.equal(first[:10] + 5, third[:10]) is same
+    alone = ShuffledBatches(10, 4, seed=3)
+    alone.set_epoch(2)
+    batches = StackedBatches(rows[:2], batch_size=4, seed=3, same_order=True)
+    batches.set_epoch(2)
+    for (taken, weight), expected in zip(batches, alone, strict=True):
+        assert torch.equal(taken[1][weight[1] > 0], expected)
+
+
+def test_a_data_set_has_random_numbers_that_no_epoch_has() -> None:
+    def first(generator: torch.Generator) -> float:
+        return torch.rand((), generator=generator, dtype=torch.float64).item()
+
+    seeds, epochs = range(5), range(20)
+    drawn = [first(data_generator(seed)) for seed in seeds]
+    drawn += [first(epoch_generator(seed, epoch)) for seed in seeds for epoch in epochs]
+    assert len(set(drawn)) == len(drawn)
+    assert first(data_generator(3)) == drawn[3]

@@ -18,6 +18,21 @@ def squared_loss(y_hat: Tensor, y: Tensor) -> Tensor:
     return (y_hat - y).square() / 2
 
 
+def squared_error(y_hat: Tensor, y: Tensor) -> Tensor:
+    """The squared error of each example: the squared loss without its factor of a half.
+
+    Args:
+        y_hat: Predictions, any shape.
+        y: Targets, of the same shape and unit.
+
+    Returns:
+        ``(y_hat - y)**2``, of that shape, in the square of the unit.
+
+    Source: Section 3.5.2.
+    """
+    return (y_hat - y).square()
+
+
 def squared_log_error(y_hat: Tensor, y: Tensor) -> Tensor:
     """The squared error of each example's logarithm, with predictions below 1 taken as 1.
 

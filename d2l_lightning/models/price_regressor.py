@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from d2l_lightning.errors import InputError
+from d2l_lightning.errors import InputError, require_not_negative, require_positive
 from d2l_lightning.functional.regression import squared_log_error, squared_loss
 from d2l_lightning.module import SupervisedModule
 
@@ -63,10 +63,8 @@ class PriceRegressor(SupervisedModule):
             )
         if not 0 <= dropout < 1:
             raise InputError(f"dropout must be in [0, 1), not {dropout}")
-        if not lr > 0:
-            raise InputError(f"lr must be positive, not {lr}")
-        if not weight_decay >= 0:
-            raise InputError(f"weight_decay must not be negative, not {weight_decay}")
+        require_positive(lr=lr)
+        require_not_negative(weight_decay=weight_decay)
         self.save_hyperparameters()
         layers: list[nn.Module] = []
         width = num_features

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional import mean_squared_error
 
-from d2l_lightning import module
-from d2l_lightning.functional import regression
-from d2l_lightning.functional.regression import log_rmse, squared_log_error, squared_loss
+from d2l_lightning import module, notebooks
+from d2l_lightning.functional import linear, polynomial, regression
+from d2l_lightning.functional.regression import log_rmse, squared_error, squared_log_error, squared_loss
 
 PRICES = st.lists(st.tuples(st.floats(-1e3, 1e6), st.floats(0.5, 1e6)), min_size=1, max_size=30)
 
@@ -42,6 +42,7 @@ def test_log_rmse_is_over_all_rows_not_a_mean_of_batches() -> None:
 def test_squared_loss_is_half_the_square_of_each() -> None:
     losses = squared_loss(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5]))
     assert losses.tolist() == [2.0, 0.125]
+    assert squared_error(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5])).tolist() == [4.0, 0.25]
 
 
 def test_predictions_below_one_count_as_one() -> None:
@@ -49,7 +50,7 @@ def test_predictions_below_one_count_as_one() -> None:
     assert torch.allclose(errors, torch.ones(4))
 
 
-@pytest.mark.parametrize("documented", [regression, module])
+@pytest.mark.parametrize("documented", [regression, linear, polynomial, module, notebooks])
 def test_examples_in_docstrings(documented: object) -> None:
     outcome = doctest.testmod(documented, extraglobs={"torch": torch})  # type: ignore[arg-type]
     assert outcome.attempted > 0

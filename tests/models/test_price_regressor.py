@@ -116,7 +116,7 @@ def test_a_checkpoint_holds_plain_values(
         ({"dropout": -0.1}, "dropout must be in"),
         ({"lr": 0.0}, "lr must be positive, not 0.0"),
         ({"lr": float("nan")}, "lr must be positive, not nan"),
-        ({"weight_decay": -1.0}, "weight_decay must not be negative, not -1.0"),
+        ({"weight_decay": -1.0}, "weight_decay must not be negative; it is -1.0"),
     ],
 )
 def test_bad_hyperparameters(settings: dict[str, Any], message: str) -> None:
