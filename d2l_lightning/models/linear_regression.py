@@ -1,0 +1,124 @@
+"""Linear regression: with parameters, loss and optimizer of its own, and with the framework's."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (its usual name)
+
+from d2l_lightning.errors import InputError, require_not_negative, require_positive
+from d2l_lightning.functional.linear import linear
+from d2l_lightning.functional.regression import squared_loss
+from d2l_lightning.module import SupervisedModule
+from d2l_lightning.optim import SGD
+
+Loss = Literal["squared", "half_squared", "absolute", "huber"]
+
+
+class LinearRegressionScratch(SupervisedModule):
+    """Linear regression with squared loss, from tensors and automatic differentiation alone.
+
+    Args:
+        num_inputs: Number of features, d.
+        lr: The learning rate of minibatch SGD.
+        sigma: Standard deviation of the normal distribution that the initial weights are drawn from. The
+            bias starts at 0.
+
+    Raises:
+        InputError: If a number is out of its range.
+
+    Source: Section 3.4.
+    """
+
+    def __init__(self, num_inputs: int, lr: float = 0.03, sigma: float = 0.01) -> None:
+        super().__init__()
+        require_positive(num_inputs=num_inputs, lr=lr)
+        require_not_negative(sigma=sigma)
+        self.save_hyperparameters()
+        self.w = nn.Parameter(torch.normal(0.0, sigma, (num_inputs,)))
+        self.b = nn.Parameter(torch.zeros(()))
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return predictions of shape ``(B,)`` for features of shape ``(B, d)``."""
+        return linear(X, self.w, self.b)
+
+    def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
+        """Return half the squared error of each example: shape ``(B,)``."""
+        return squared_loss(self(X), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return minibatch SGD over weights and bias."""
+        return SGD([self.w, self.b], self.hparams["lr"])
+
+    def get_w_b(self) -> tuple[Tensor, Tensor]:
+        """Return copies of the weights, shape ``(d,)``, and the bias, shape ``()``."""
+        return self.w.detach().clone(), self.b.detach().clone()
+
+
+class LinearRegression(SupervisedModule):
+    """Linear regression with the framework's layer, losses and optimizer.
+
+    Args:
+        num_inputs: Number of features, d.
+        lr: The learning rate of minibatch SGD.
+        loss: ``squared``, the squared error without the factor of a half, as `nn.MSELoss` has it;
+            ``half_squared``, with it (eq. 3.1.5); ``absolute``; or ``huber`` (eq. 3.5.1), absolute but for
+            errors within the threshold, where it is squared.
+        sigma: Standard deviation of the normal distribution that the initial weights are drawn from, with a
+            bias of 0; None for the layer's own way, uniform within ``1 / sqrt(d)`` of 0.
+        bias: Whether there is one.
+        huber_threshold: What eq. 3.5.1 calls sigma, in the unit of the targets.
+
+    Raises:
+        InputError: If a number is out of its range or the loss unknown.
+
+    Source: Section 3.5.
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        lr: float = 0.03,
+        loss: Loss = "squared",
+        sigma: float | None = 0.01,
+        bias: bool = True,
+        huber_threshold: float = 1.0,
+    ) -> None:
+        super().__init__()
+        require_positive(num_inputs=num_inputs, lr=lr, huber_threshold=huber_threshold)
+        require_not_negative(sigma=sigma or 0.0)
+        if loss not in get_args(Loss):
+            raise InputError(f"loss must be one of {', '.join(get_args(Loss))}, not {loss!r}")
+        self.save_hyperparameters()
+        self.loss_name = loss
+        self.net = nn.Linear(num_inputs, 1, bias)
+        if sigma is not None:
+            nn.init.normal_(self.net.weight, std=sigma)
+            if bias:
+                nn.init.zeros_(self.net.bias)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return predictions of shape ``(B,)`` for features of shape ``(B, d)``."""
+        if X.shape[-1] != self.net.in_features:
+            raise InputError(f"X has {X.shape[-1]} features and num_inputs is {self.net.in_features}")
+        return self.net(X).squeeze(-1)
+
+    def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of each example: shape ``(B,)``."""
+        y_hat = self(X)
+        match self.loss_name:
+            case "absolute":
+                return F.l1_loss(y_hat, y, reduction="none")
+            case "huber":  # eq. 3.5.1 is smooth_l1_loss; huber_loss is that times the threshold
+                return F.smooth_l1_loss(y_hat, y, reduction="none", beta=self.hparams["huber_threshold"])
+        squared = F.mse_loss(y_hat, y, reduction="none")
+        return squared / 2 if self.loss_name == "half_squared" else squared
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return minibatch SGD over all parameters."""
+        return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"])
+
+    def get_w_b(self) -> tuple[Tensor, Tensor]:
+        """Return copies of the weights, shape ``(d,)``, and the bias, shape ``()``; 0 if there is none."""
+        w = self.net.weight.detach()[0].clone()
+        return w, w.new_zeros(()) if self.net.bias is None else self.net.bias.detach()[0].clone()
