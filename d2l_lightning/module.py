@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -53,15 +53,19 @@ class SupervisedModule(LightningModule, ABC):
     forward pass serves several figures; without it the stage is the Trainer's (``val`` or ``test``).
 
     Logged once an epoch: ``train/loss``, the mean over the epoch's examples of the loss that each had when
-    its batch came up, and ``<stage>/<metric>`` for every entry of ``epoch_metrics``.
+    its batch came up, and ``<stage>/<metric>`` for every entry of ``epoch_metrics``. Where an evaluation
+    tells a ``train/loss`` of its own, that of the training rows after the epoch, it is the one logged.
 
     Attributes:
+        buffer_hparams: Hyperparameters that are kept in a buffer of the same name, so that members that train
+            side by side may differ in them.
         evaluated: The metrics of the last evaluation, by name; ``(K,)`` where K models are side by side.
         log_prefix: What stands before the names of all metrics, to tell several fits of one run apart.
 
     Source: Section 3.2.2, as Lightning has it.
     """
 
+    buffer_hparams: ClassVar[frozenset[str]] = frozenset()
     log_prefix = ""
 
     def __init__(self) -> None:
@@ -149,7 +153,8 @@ class SupervisedModule(LightningModule, ABC):
                 f"the training loss{of} became {loss[~finite][0]:g} in epoch {self.current_epoch + 1}; "
                 "a lower lr or a gradient_clip_val may help"
             )
-        self.log_metrics({"train/loss": loss})
+        if "train/loss" not in self.evaluated:
+            self.log_metrics({"train/loss": loss})
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of each stage."""

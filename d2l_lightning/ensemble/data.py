@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from d2l_lightning.batches import StackedBatches
-from d2l_lightning.errors import InputError
+from d2l_lightning.errors import InputError, require_finite
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -44,19 +44,27 @@ class StackedData(LightningDataModule):
         rows: The rows of each member by stage: K index tensors each. The ``train`` rows are trained on.
         batch_size: Rows of each member in a step.
         seed: What, with the epoch, decides the order of the rows.
+        same_order: Whether members with the same rows take them in the same order.
 
     Raises:
-        InputError: If shapes do not match, or as ``StackedBatches`` says.
+        InputError: If shapes do not match, a number is not finite, or as ``StackedBatches`` says.
     """
 
     def __init__(
-        self, X: Tensor, y: Tensor, rows: Mapping[str, Sequence[Tensor]], batch_size: int, seed: int
+        self,
+        X: Tensor,
+        y: Tensor,
+        rows: Mapping[str, Sequence[Tensor]],
+        batch_size: int,
+        seed: int,
+        same_order: bool = False,
     ) -> None:
         super().__init__()
         if X.shape[: y.ndim] != y.shape:
             raise InputError(f"X of shape {tuple(X.shape)} does not go with y of shape {tuple(y.shape)}")
+        require_finite(X=X, y=y)
         self.X, self.y, self.rows = X, y, rows
-        self.batches = StackedBatches(rows["train"], batch_size, seed)
+        self.batches = StackedBatches(rows["train"], batch_size, seed, same_order)
 
     def train_dataloader(self) -> _StackedLoader:
         """Return the loader of stacked training batches."""

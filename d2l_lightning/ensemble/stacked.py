@@ -1,6 +1,7 @@
 """K members of one architecture as one module, every parameter stacked along a leading dimension."""
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,11 +26,12 @@ class StackedModule(SupervisedModule):
     ``<stage>/<metric>/<name>``, and as the members' mean, ``<stage>/<metric>``.
 
     Args:
-        members: Modules of one class with the same hyperparameters, which differ in their weights.
+        members: Modules of one class with the same hyperparameters, but for the class's ``buffer_hparams``,
+            which differ in their weights and buffers.
         names: What to call them; ``member_1`` and so on if not given.
 
     Raises:
-        InputError: If there are no members, they differ in more than their weights, or their optimizer
+        InputError: If there are no members, they differ in more than weights and buffers, or their optimizer
             mixes the elements of a parameter.
     """
 
@@ -37,11 +39,12 @@ class StackedModule(SupervisedModule):
         super().__init__()
         if not members:
             raise InputError("there is no member to train")
-        if any(type(m) is not type(members[0]) or m.hparams != members[0].hparams for m in members):
+        if any(type(m) is not type(members[0]) or _common(m) != _common(members[0]) for m in members):
             raise InputError("stacked members must be of one class and have the same hyperparameters")
         if names is not None and len(names) != len(members):
             raise InputError(f"{len(names)} names do not go with {len(members)} members")
         self.names = list(names) if names else [f"member_{k + 1}" for k in range(len(members))]
+        self.member_hparams = [dict(member.hparams) for member in members]
         # A member whose parameters carry the leading dimension: what it configures, it configures for all.
         self.stacked = copy.deepcopy(members[0])
         # Where each of its parameters and buffers is kept: the owner's dictionary and the key in it.
@@ -139,7 +142,7 @@ class StackedModule(SupervisedModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+        norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients]).norm(dim=0)
         factors = (gradient_clip_val / (norms + 1e-6)).clamp(max=1)
         for gradient in gradients:
             gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
@@ -148,8 +151,14 @@ class StackedModule(SupervisedModule):
         """Return the members, each a module of its own with the weights it has now."""
         state = self.stacked.state_dict()
         members = []
-        for k in range(len(self.names)):
-            member = type(self.stacked)(**self.stacked.hparams)
+        arguments = inspect.signature(type(self.stacked)).parameters  # hparams hold those of base classes too
+        for k, hparams in enumerate(self.member_hparams):
+            member = type(self.stacked)(**{name: hparams[name] for name in arguments if name in hparams})
             member.load_state_dict({name: value[k] for name, value in state.items()})
             members.append(member)
         return members
+
+
+def _common(member: SupervisedModule) -> dict[str, Any]:
+    """Return the hyperparameters that all members must share."""
+    return {name: value for name, value in member.hparams.items() if name not in member.buffer_hparams}
