@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import cycle
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,24 +13,29 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 
 
-def panels(titles: Sequence[str], title: str, xlabel: str, ylabel: str) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a row of titled panels that share both axes.
+def panels(
+    titles: Sequence[str], title: str, xlabel: str, ylabel: str | Sequence[str]
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a row of titled panels that share their x axis.
 
     Args:
         titles: The panels' titles.
         title: The figure's.
         xlabel: The label of each x axis, with its unit.
-        ylabel: The label of the common y axis, with its unit.
+        ylabel: The label of the y axis that the panels share, with its unit; or one for each panel, which
+            then has its own axis.
     """
     figure = Figure(figsize=(2.4 + 3.6 * len(titles), 4.2), dpi=150, layout="constrained")
-    axes = list(figure.subplots(1, len(titles), sharex=True, sharey=True, squeeze=False)[0])
+    shared = isinstance(ylabel, str)
+    axes = list(figure.subplots(1, len(titles), sharex=True, sharey=shared, squeeze=False)[0])
     figure.suptitle(title)
     for panel, panel_title in zip(axes, titles, strict=True):
         panel.set_title(panel_title, fontsize="medium")
         panel.set_xlabel(xlabel)
         panel.grid(visible=True, which="both", alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel(ylabel)
+    for panel, label in zip(axes, [ylabel] if isinstance(ylabel, str) else ylabel, strict=False):
+        panel.set_ylabel(label)
     return figure, axes
 
 
@@ -47,9 +53,12 @@ def draw_curves(panel: Axes, curves: Sequence[tuple[str, Sequence[float], Sequen
         )
 
 
-def log_scale(panel: Axes) -> None:
-    """Give a panel a logarithmic y axis whose ticks read as plain numbers."""
-    panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    panel.yaxis.set_minor_formatter(NullFormatter())
+def log_scale(panel: Axes, axis: Literal["x", "y"] = "y") -> None:
+    """Give a panel a logarithmic axis whose ticks read as plain numbers."""
+    which = panel.xaxis if axis == "x" else panel.yaxis
+    panel.set(**{f"{axis}scale": "log"})
+    low, high = sorted(which.get_view_interval())
+    few = low > 0 and high / low < 1e3  # decades alone would be too few ticks, or 1, 2 and 5 too many
+    which.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    which.set_major_formatter(StrMethodFormatter("{x:g}"))
+    which.set_minor_formatter(NullFormatter())

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ from torch import Tensor
 from d2l_lightning.callbacks.history import History
 from d2l_lightning.callbacks.progress import EpochProgressBar
 from d2l_lightning.errors import InputError
+from d2l_lightning.files import whole_file
 from d2l_lightning.module import SupervisedModule
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class Run:
         warnings.filterwarnings(
             "ignore", ".*number of training batches .* is smaller than the logging interval"
         )
+        warnings.filterwarnings("ignore", ".*across ranks is zero")  # no validation rows were asked for
+        warnings.filterwarnings("ignore", ".*have no `validation_step`")
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own, with torch >= 2.14
         seed_everything(self.seed, workers=True, verbose=False)
         return self
@@ -218,12 +221,15 @@ class Run:
             del os.environ[variable]
         self._wandb_variables.clear()
 
-    def trainer(self, title: str, callbacks: Sequence[Callback] = ()) -> Trainer:
+    def trainer(
+        self, title: str, callbacks: Sequence[Callback] = (), max_epochs: int | None = None
+    ) -> Trainer:
         """Return a new Trainer with this run's flags and loggers; the first one starts the run.
 
         Args:
             title: What is trained, for the progress bar and messages.
             callbacks: What watches the fit, beside the progress bar.
+            max_epochs: The epochs of this fit, if they are not those of the flags.
 
         Raises:
             InputError: If a flag does not suit this machine or the other flags, or as ``start`` says.
@@ -243,6 +249,8 @@ class Run:
             raise InputError(f"--accelerator {self.trainer_flags['accelerator']}: {error}") from error
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise InputError(str(error)) from error
+        if max_epochs is not None and not self.trainer_flags.get("fast_dev_run"):
+            trainer.fit_loop.max_epochs = max_epochs
         if trainer.world_size > 1:
             raise InputError(
                 f"--devices and --num_nodes ask for {trainer.world_size} devices; models train on one here"
@@ -273,17 +281,9 @@ class Run:
                 )
         return model.evaluated
 
-    @contextmanager
-    def file(self, name: str) -> Iterator[Path]:
+    def file(self, name: str) -> AbstractContextManager[Path]:
         """Give a path to write to; what was written appears in the run folder under its name, whole."""
-        target = self.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".partial-{target.name}")
-        try:
-            yield partial
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        return whole_file(self.folder / name)
 
     def figure(self, figure: "Figure", name: str) -> None:
         """Save a figure as ``figures/<name>.png``, and show it where metrics are shown."""
@@ -297,8 +297,10 @@ class Run:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure(name, figure)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
-        """Print a table of text and figures, and show it where metrics are shown."""
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]], note: str = ""
+    ) -> None:
+        """Print a table of text and figures with a note below, and show it where metrics are shown."""
         from rich.console import Console
         from rich.table import Table
 
@@ -307,7 +309,10 @@ class Run:
             table.add_column(column, justify="left" if place == 0 else "right")
         for row in rows:
             table.add_row(*(f"{cell:.6f}" if isinstance(cell, float) else str(cell) for cell in row))
-        Console().print(table)
+        console = Console()
+        console.print(table)
+        if note:
+            console.print(note)
         if self._wandb is not None:
             import wandb
 

@@ -1,6 +1,7 @@
 """What several tests need: lean Trainers, tiny data, experiments as modules."""
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
+
+from d2l_lightning.run import run_experiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,3 +49,12 @@ def prices() -> tuple[Tensor, Tensor]:
     X = torch.randn(47, 6, generator=generator)
     log_price = X @ torch.linspace(-0.4, 0.5, 6) + 5 + 0.1 * torch.randn(47, generator=generator)
     return X, log_price.exp()
+
+
+def run_results(name: str, folder: Path, *flags: str) -> dict[str, Any]:
+    """Run an experiment on the CPU and return its results."""
+    run_experiment(load_experiment(name).main, ["--accelerator", "cpu", "--run_dir", str(folder), *flags])
+    report = json.loads((folder / "results.json").read_text())
+    assert report["experiment"] == name
+    results: dict[str, Any] = report["results"]
+    return results

@@ -7,8 +7,10 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from d2l_lightning.callbacks.step_hooks import NoStepHooks
 
-class EpochProgressBar(ProgressBar):
+
+class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
     """Shows the epochs of a fit, the time it still takes and its latest monitored metrics.
 
     Args:
@@ -55,7 +57,12 @@ class EpochProgressBar(ProgressBar):
         self._progress.update(self._task, advance=1)
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if last or time.monotonic() - self._drawn > 0.1:
-            latest = trainer.callback_metrics
+            prefix = getattr(pl_module, "log_prefix", "")  # the bar's title tells the fit
+            latest = {
+                name.removeprefix(prefix): value
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith(prefix)
+            }
             # The loss only where there is nothing that says more: the line is short.
             names = [name for name in latest if not name.endswith("/loss")] or list(latest)
             metrics = "  ".join(f"{name} {latest[name]:.4g}" for name in names)

@@ -1,0 +1,197 @@
+"""The board draws what was trained, live and into a file, and nothing half."""
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import matplotlib.image
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from d2l_lightning.callbacks.progress_board import ProgressBoard
+from d2l_lightning.data.regression import SyntheticRegressionData
+from d2l_lightning.errors import InputError
+from d2l_lightning.models.linear_regression import LinearRegression
+from tests.models.test_linear_regression import StepLosses
+
+
+def test_points_are_averaged_and_none_is_lost() -> None:
+    board = ProgressBoard(live=False)
+    for i in range(7):
+        board.draw(i, math.sin(i), "sin")
+        board.draw(i, i**2, "square", every_n=3)
+    assert board.curve("sin")[0] == list(range(7))
+    assert board.curve("square") == ([1, 4, 6], [5 / 3, 50 / 3, 36])
+    with pytest.raises(InputError, match="no curve 'cos'; there are sin, square"):
+        board.curve("cos")
+
+
+@pytest.mark.parametrize("every_n", [1, 5])
+def test_curves_of_a_fit_are_its_losses(trainer: Callable[..., Trainer], every_n: int) -> None:
+    board, watch = ProgressBoard(every_n=every_n, live=False), StepLosses()
+    model, data = LinearRegression(2), SyntheticRegressionData(num_train=70, num_val=40, batch_size=10)
+    trainer(max_epochs=3, callbacks=[board, watch]).fit(model, data)
+    label = "loss of a batch" if every_n == 1 else "loss of a batch, mean of 5"
+    x, y = board.curve(label)
+    groups = [watch.losses[i : i + every_n] for i in range(0, 21, every_n)]
+    assert y == pytest.approx([sum(group) / len(group) for group in groups])
+    assert x[-1] == pytest.approx(3)
+    if every_n == 1:
+        assert x == pytest.approx([(i + 1) / 7 for i in range(21)])
+    epochs, losses = board.curve("val/loss")
+    assert epochs == [1, 2, 3]
+    assert losses[-1] == pytest.approx(model.evaluated["val/loss"].item())
+    assert losses[0] > losses[-1]
+
+
+def test_one_board_for_several_fits_and_chosen_metrics(trainer: Callable[..., Trainer]) -> None:
+    board = ProgressBoard(metrics=["b/val/loss"], live=False)
+    for prefix in ("a/", "b/"):
+        model = LinearRegression(2)
+        model.log_prefix = prefix
+        trainer(max_epochs=1, callbacks=[board]).fit(model, SyntheticRegressionData(num_train=40))
+    (panel,) = board.figure().axes
+    names = [line.get_label() for line in panel.lines]
+    assert names == ["a/loss of a batch", "b/val/loss", "b/loss of a batch"]
+
+
+def test_validation_alone_and_sanity_checks_draw_nothing(trainer: Callable[..., Trainer]) -> None:
+    board = ProgressBoard(live=False)
+    fit = trainer(max_epochs=1, callbacks=[board], num_sanity_val_steps=2)
+    model, data = LinearRegression(2), SyntheticRegressionData(num_train=40, num_val=40)
+    fit.fit(model, data)
+    assert board.curve("val/loss")[0] == [1]
+    fit.validate(model, data, verbose=False)
+    assert board.curve("val/loss")[0] == [1]
+
+
+def test_a_script_gets_a_png(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    path = tmp_path / "figures" / "board.png"
+    board = ProgressBoard(path, title="Regression", xlabel="epochs", ylabel="squared error", yscale="log")
+    assert not board.live
+    trainer(max_epochs=2, callbacks=[board]).fit(LinearRegression(2), SyntheticRegressionData(num_train=64))
+    assert [file.name for file in path.parent.iterdir()] == ["board.png"]
+    assert matplotlib.image.imread(path).std() > 0.01
+    (panel,) = board.figure().axes
+    assert (panel.get_xscale(), panel.get_yscale()) == ("linear", "log")
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("epochs", "squared error")
+    assert board.figure().get_suptitle() == "Regression"
+    assert len(panel.lines) == 2
+
+
+class Breaks(LinearRegression):
+    """Fails in its second epoch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.current_epoch == 1 and batch_idx == 1:
+            raise InputError("out of data")
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_fit_that_ends_early_is_drawn_as_far_as_it_came(
+    trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    board = ProgressBoard(tmp_path / "board.png")
+    data = SyntheticRegressionData(num_train=64, num_val=8)
+    with pytest.raises(InputError, match="out of data"):
+        trainer(max_epochs=3, callbacks=[board]).fit(Breaks(2), data)
+    assert (tmp_path / "board.png").exists()
+    assert board.curve("loss of a batch")[0] == [0.5, 1.0, 1.5]
+
+
+def test_a_board_that_saw_nothing_writes_nothing(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    board = ProgressBoard(tmp_path / "board.png")
+    trainer(max_epochs=0, callbacks=[board]).fit(LinearRegression(2), SyntheticRegressionData())
+    assert list(tmp_path.iterdir()) == []
+    assert len(board.figure().axes) == 1
+
+
+def test_a_foreign_module_is_drawn_too(trainer: Callable[..., Trainer]) -> None:
+    class Foreign(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = torch.nn.Linear(2, 1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+            return None if batch_idx == 0 else self.net(batch[0]).mean()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", self.net(batch[0]).mean())
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    board = ProgressBoard(live=False)
+    data = SyntheticRegressionData(num_train=64, num_val=8)
+    trainer(max_epochs=2, callbacks=[board]).fit(Foreign(), data)
+    assert len(board.curve("loss of a batch")[0]) == 2  # a step may be skipped
+    assert board.curve("val_loss")[0] == [1, 2]
+
+
+class Notebook(ModuleType):
+    """Stands in for IPython in a notebook, and keeps what is shown."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__("IPython")
+        self.shown: list[bytes] = []
+        shell = type(kind, (), {})()
+        self.get_ipython = lambda: shell
+        display = ModuleType("IPython.display")
+        display.Image = lambda data: data  # type: ignore[attr-defined]
+        display.display = self.display  # type: ignore[attr-defined]
+        self.modules = {"IPython": self, "IPython.display": display}
+
+    def display(self, image: bytes, display_id: bool) -> "Notebook":
+        self.shown.append(image)
+        return self
+
+    def update(self, image: bytes) -> None:
+        self.shown.append(image)
+
+
+def test_in_a_notebook_the_figure_grows(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = Notebook("ZMQInteractiveShell")
+    for name, module in notebook.modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    board = ProgressBoard(refresh_seconds=0)
+    assert board.live
+    trainer(max_epochs=3, callbacks=[board]).fit(LinearRegression(2), SyntheticRegressionData(num_train=64))
+    assert len(notebook.shown) == 4  # after each epoch, and in the end
+    assert len(set(notebook.shown[:3])) == 3
+    assert all(image.startswith(b"\x89PNG") for image in notebook.shown)
+    slow = ProgressBoard(refresh_seconds=3600)
+    for i in range(50):
+        slow.draw(i, i, "line")
+    assert len(notebook.shown) == 5
+
+
+@pytest.mark.parametrize("kind", ["TerminalInteractiveShell", "NoneType"])
+def test_outside_a_notebook_it_does_not(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "IPython", Notebook(kind))
+    assert not ProgressBoard().live
+
+
+def test_it_costs_one_hook_a_step() -> None:
+    # Each hook that Lightning finds callable costs 2 microseconds; what a step of a small model takes is 500.
+    board = ProgressBoard()
+    hooks = (
+        "train_batch_start",
+        "before_zero_grad",
+        "before_backward",
+        "after_backward",
+        "before_optimizer_step",
+    )
+    assert not any(callable(getattr(board, f"on_{hook}")) for hook in hooks)
+
+
+@pytest.mark.parametrize("every_n", [0, -1])
+def test_bad_input(every_n: int) -> None:
+    with pytest.raises(InputError, match="every_n must be positive"):
+        ProgressBoard(every_n=every_n)
