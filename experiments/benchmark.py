@@ -2,11 +2,13 @@
 
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 from rich.progress import track
@@ -15,159 +17,52 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 from torchmetrics import MeanSquaredError
 
 from d2l_lightning.batches import StackedBatches
+from d2l_lightning.callbacks.progress_board import ProgressBoard
 from d2l_lightning.data.kaggle_house import KaggleHouse
+from d2l_lightning.data.regression import HighDimensionalData, SyntheticRegressionData
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.folds import k_fold
 from d2l_lightning.ensemble.stacked import StackedModule
-from d2l_lightning.errors import InputError
+from d2l_lightning.errors import require_positive
 from d2l_lightning.functional.regression import log_rmse
+from d2l_lightning.models.linear_regression import LinearRegression
 from d2l_lightning.models.price_regressor import PriceRegressor
+from d2l_lightning.models.weight_decay import WeightDecayScratch
 from d2l_lightning.run import LEAN, Run, run_experiment
 
-# The settings of Section 4.10.
-K, LR, BATCH_SIZE = 5, 5.0, 64
-
-# The log RMSE of each fold's training and validation rows after the last epoch.
-Figures = list[tuple[float, float]]
+# What a way found out, to show that all ways did the same.
+Figures = dict[str, float]
+Way = Callable[[], Figures]
 
 
-def main(run: Run, job: Literal["kaggle_house"], /, repeats: int, epochs: int) -> None:
-    """Time this project against plain ways to do the same work.
+class Job(ABC):
+    """The same work in several ways.
 
     Args:
         run: The run.
-        job: What to time. `kaggle_house`: the 5-fold cross-validation of Section 4.10 as one stacked fit
-            with CSV logging, as a bare PyTorch loop over the folds in turn, and with one plain Lightning
-            Trainer for each fold, all on the CPU, from the same weights and on the same batches.
-        repeats: How often each way is timed, in turn.
         epochs: Epochs of each fit.
+
+    Attributes:
+        title: What is timed.
+        steps: Steps of each way, where the time of one is to be told; None for the time of the whole.
     """
-    if repeats < 1 or epochs < 1:
-        raise InputError(f"repeats and epochs must be positive, not {repeats} and {epochs}")
-    run.start()
-    for way in HouseFolds(run, epochs=1).ways().values():
-        way()  # what is imported or set up once is nobody's time
-    ways = HouseFolds(run, epochs).ways()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    figures: dict[str, Figures] = {}
-    for _ in track(range(repeats), description="timing", console=Console(stderr=True)):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            figures[name] = way()
-            seconds[name].append(time.perf_counter() - start)
 
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    ratios = {name: medians["this project"] / median for name, median in medians.items()}
-    columns = ("", "median", "from", "to", "ratio", "train", "validation")
-    rows: list[tuple[str | float, ...]] = [
-        (
-            name,
-            *(f"{t:.2f} s" for t in (medians[name], min(times), max(times))),
-            f"{ratios[name]:.3f}",
-            *_average(figures[name]),
-        )
-        for name, times in seconds.items()
-    ]
-    run.table(
-        f"{K}-fold cross-validation on house prices, {epochs} epochs, {repeats} runs each", columns, rows
-    )
-    run.finish(
-        {
-            "ratios": {
-                "bare_loop": ratios["bare loop"],
-                "trainer_per_fold": ratios["Trainer a fold"],
-            },
-            "seconds": seconds,
-            "figures": {
-                name: {"train_log_rmse": train, "val_log_rmse": val}
-                for name, (train, val) in ((name, _average(figures[name])) for name in ways)
-            },
-        }
-    )
-
-
-class HouseFolds:
-    """The same K-fold cross-validation in three ways."""
+    title: str
+    steps: int | None = None
 
     def __init__(self, run: Run, epochs: int) -> None:
         self.folder, self.epochs, self.seed = run.folder, epochs, run.seed
-        data = KaggleHouse()
-        data.setup()
-        self.X, self.y = data.features()[: data.num_train], data.prices
-        train_rows, val_rows = k_fold(data.num_train, K)
-        self.rows = {"train": train_rows, "val": val_rows}
-        self.members = [PriceRegressor(self.X.shape[1], lr=LR) for _ in range(K)]
-        self.weights = [{name: w.clone() for name, w in m.state_dict().items()} for m in self.members]
-        # orders[fold][epoch]: the rows in the order in which StackedData brings them.
-        batches = StackedBatches(train_rows, BATCH_SIZE, self.seed)
-        self.orders: list[list[Tensor]] = [[] for _ in range(K)]
-        for epoch in range(epochs):
-            batches.set_epoch(epoch)
-            steps = list(batches)
-            for fold, orders in enumerate(self.orders):
-                orders.append(torch.cat([rows[fold][weight[fold] > 0] for rows, weight in steps]))
 
-    def ways(self) -> dict[str, Callable[[], Figures]]:
+    @abstractmethod
+    def ways(self) -> dict[str, Way]:
         """Return the ways by name, this project's first."""
-        return {
-            "this project": self.side_by_side,
-            "bare loop": self.bare_loop,
-            "Trainer a fold": self.trainer_per_fold,
-        }
 
-    def side_by_side(self) -> Figures:
-        """All folds in one fit, as `kaggle_house.py` does it."""
-        folds = StackedModule(self._fresh_members())
-        trainer = self._trainer("side_by_side", **LEAN)
-        trainer.fit(folds, StackedData(self.X, self.y, self.rows, BATCH_SIZE, self.seed))
-        train, val = folds.evaluated["train/log_rmse"], folds.evaluated["val/log_rmse"]
-        return list(zip(train.tolist(), val.tolist(), strict=True))
+    @abstractmethod
+    def ratios(self, medians: dict[str, float]) -> dict[str, float]:
+        """Return what the median seconds of the ways come to."""
 
-    def bare_loop(self) -> Figures:
-        """PyTorch alone, a fold at a time."""
-        figures = []
-        for fold in range(K):
-            net = nn.Linear(self.X.shape[1], 1)
-            net.load_state_dict(_of_layer(self.weights[fold]))
-            optimizer = torch.optim.Adam(net.parameters(), lr=LR)
-            X, y, X_val, y_val = (t[self.rows[s][fold]] for s in ("train", "val") for t in (self.X, self.y))
-            for order in self.orders[fold]:
-                for batch in torch.split(order, BATCH_SIZE):
-                    loss = nn.functional.mse_loss(net(self.X[batch]).squeeze(1), self.y[batch]) / 2
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                with torch.no_grad():
-                    train = log_rmse(net(X).squeeze(1), y).item()
-                    val = log_rmse(net(X_val).squeeze(1), y_val).item()
-            figures.append((train, val))
-        return figures
-
-    def trainer_per_fold(self) -> Figures:
-        """Lightning as its tutorials have it: a Trainer for each fold, loaders over TensorDatasets."""
-        figures = []
-        for fold in range(K):
-            model = PlainRegressor(self.X.shape[1])
-            model.net.load_state_dict(_of_layer(self.weights[fold]))
-            train, val = (
-                TensorDataset(self.X[rows[fold]], self.y[rows[fold]]) for rows in self.rows.values()
-            )
-            trainer = self._trainer(f"fold_{fold + 1}")
-            trainer.fit(
-                model,
-                DataLoader(TensorDataset(self.X, self.y), BATCH_SIZE, sampler=_Order(self.orders[fold])),
-                [DataLoader(train, BATCH_SIZE), DataLoader(val, BATCH_SIZE)],
-            )
-            metrics = trainer.callback_metrics
-            figures.append((metrics["train/log_rmse"].item(), metrics["val/log_rmse"].item()))
-        return figures
-
-    def _fresh_members(self) -> list[PriceRegressor]:
-        for member, weights in zip(self.members, self.weights, strict=True):
-            member.load_state_dict(weights)
-        return self.members
-
-    def _trainer(self, name: str, **flags: Any) -> Trainer:
+    def trainer(self, name: str, **flags: Any) -> Trainer:
+        """Return a Trainer that logs to a CSV file of the run."""
         return Trainer(
             accelerator="cpu",
             max_epochs=self.epochs,
@@ -177,11 +72,162 @@ class HouseFolds:
         )
 
 
+def main(
+    run: Run, job: Literal["kaggle_house", "linear_regression", "weight_decay"], /, repeats: int, epochs: int
+) -> None:
+    """Time this project against plain ways to do the same work.
+
+    Args:
+        run: The run.
+        job: What to time, on the CPU, from the same weights and on the same batches. `kaggle_house`: the
+            5-fold cross-validation of Section 4.10 as one stacked fit with CSV logging, as a bare PyTorch
+            loop over the folds in turn, and with one plain Trainer for each fold. `linear_regression`: a
+            step of Section 3.5's model under the Trainer and in a bare loop, beside those of a module that
+            does nothing, and with a progress board. `weight_decay`: a path of 32 lambdas with the settings of
+            Section 4.5 as one stacked fit, and as 32 fits in turn.
+        repeats: How often each way is timed, in turn.
+        epochs: Epochs of each fit.
+    """
+    require_positive(repeats=repeats, epochs=epochs)
+    run.start()
+    jobs: dict[str, type[Job]] = {
+        "kaggle_house": HouseFolds,
+        "linear_regression": LinearSteps,
+        "weight_decay": LambdaPath,
+    }
+    for way in jobs[job](run, epochs=1).ways().values():
+        way()  # what is imported or set up once is nobody's time
+    timed = jobs[job](run, epochs)
+    ways = timed.ways()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    figures: dict[str, Figures] = {}
+    for turn in track(range(repeats), description="timing", console=Console(stderr=True)):
+        # There and back, so that no way always follows the same other.
+        for name, way in list(ways.items())[:: -1 if turn % 2 else 1]:
+            start = time.perf_counter()
+            figures[name] = way()
+            seconds[name].append(time.perf_counter() - start)
+
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    ratios = timed.ratios(medians)
+    shown = list(dict.fromkeys(figure for found in figures.values() for figure in found))
+    unit, scale = ("s", 1.0) if timed.steps is None else ("µs a step", 1e6 / timed.steps)
+    rows = [
+        (
+            name,
+            *(
+                f"{t * scale:.{2 if timed.steps is None else 0}f}"
+                for t in (medians[name], min(times), max(times))
+            ),
+            f"{next(iter(medians.values())) / medians[name]:.3f}",
+            *(figures[name].get(figure, "") for figure in shown),
+        )
+        for name, times in seconds.items()
+    ]
+    columns = (unit, "median", "from", "to", "ratio", *shown)
+    note = "; ".join(f"{name.replace('_', ' ')}: {ratio:.3f}" for name, ratio in ratios.items())
+    run.table(f"{timed.title}, {epochs} epochs, {repeats} runs each", columns, rows, f"Ratios: {note}")
+    run.finish({"ratios": ratios, "seconds": seconds, "figures": figures})
+
+
+class HouseFolds(Job):
+    """The K-fold cross-validation of Section 4.10."""
+
+    k, lr, batch_size = 5, 5.0, 64
+
+    def __init__(self, run: Run, epochs: int) -> None:
+        super().__init__(run, epochs)
+        self.title = f"{self.k}-fold cross-validation on house prices"
+        data = KaggleHouse()
+        data.setup()
+        self.X, self.y = data.features()[: data.num_train], data.prices
+        train_rows, val_rows = k_fold(data.num_train, self.k)
+        self.rows = {"train": train_rows, "val": val_rows}
+        self.members = [PriceRegressor(self.X.shape[1], lr=self.lr) for _ in range(self.k)]
+        self.weights = [{name: w.clone() for name, w in m.state_dict().items()} for m in self.members]
+        # orders[fold][epoch]: the rows in the order in which StackedData brings them.
+        batches = StackedBatches(train_rows, self.batch_size, self.seed)
+        self.orders: list[list[Tensor]] = [[] for _ in range(self.k)]
+        for epoch in range(epochs):
+            batches.set_epoch(epoch)
+            steps = list(batches)
+            for fold, orders in enumerate(self.orders):
+                orders.append(torch.cat([rows[fold][weight[fold] > 0] for rows, weight in steps]))
+
+    def ways(self) -> dict[str, Way]:
+        """Return the ways by name, this project's first."""
+        return {
+            "this project": self.side_by_side,
+            "bare loop": self.bare_loop,
+            "Trainer a fold": self.trainer_per_fold,
+        }
+
+    def ratios(self, medians: dict[str, float]) -> dict[str, float]:
+        """Return this project's time over those of the others."""
+        ours = medians["this project"]
+        return {
+            "bare_loop": ours / medians["bare loop"],
+            "trainer_per_fold": ours / medians["Trainer a fold"],
+        }
+
+    def side_by_side(self) -> Figures:
+        """All folds in one fit, as `kaggle_house.py` does it."""
+        folds = StackedModule(self._fresh_members())
+        trainer = self.trainer("side_by_side", **LEAN)
+        trainer.fit(folds, StackedData(self.X, self.y, self.rows, self.batch_size, self.seed))
+        return {stage: folds.evaluated[f"{stage}/log_rmse"].mean().item() for stage in ("train", "val")}
+
+    def bare_loop(self) -> Figures:
+        """PyTorch alone, a fold at a time."""
+        figures = []
+        for fold in range(self.k):
+            net = nn.Linear(self.X.shape[1], 1)
+            net.load_state_dict(_of_layer(self.weights[fold]))
+            optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
+            X, y, X_val, y_val = (t[self.rows[s][fold]] for s in ("train", "val") for t in (self.X, self.y))
+            for order in self.orders[fold]:
+                for batch in torch.split(order, self.batch_size):
+                    loss = nn.functional.mse_loss(net(self.X[batch]).squeeze(1), self.y[batch]) / 2
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                with torch.no_grad():
+                    train = log_rmse(net(X).squeeze(1), y).item()
+                    val = log_rmse(net(X_val).squeeze(1), y_val).item()
+            figures.append((train, val))
+        return _average(figures)
+
+    def trainer_per_fold(self) -> Figures:
+        """Lightning as its tutorials have it: a Trainer for each fold, loaders over TensorDatasets."""
+        figures = []
+        for fold in range(self.k):
+            model = PlainRegressor(self.X.shape[1], self.lr)
+            model.net.load_state_dict(_of_layer(self.weights[fold]))
+            train, val = (
+                TensorDataset(self.X[rows[fold]], self.y[rows[fold]]) for rows in self.rows.values()
+            )
+            trainer = self.trainer(f"fold_{fold + 1}")
+            trainer.fit(
+                model,
+                DataLoader(TensorDataset(self.X, self.y), self.batch_size, sampler=_Order(self.orders[fold])),
+                [DataLoader(train, self.batch_size), DataLoader(val, self.batch_size)],
+            )
+            metrics = trainer.callback_metrics
+            figures.append((metrics["train/log_rmse"].item(), metrics["val/log_rmse"].item()))
+        return _average(figures)
+
+    def _fresh_members(self) -> list[PriceRegressor]:
+        for member, weights in zip(self.members, self.weights, strict=True):
+            member.load_state_dict(weights)
+        return self.members
+
+
 class PlainRegressor(LightningModule):
     """The linear model of Section 4.10 as one would write it with no thought of speed."""
 
-    def __init__(self, num_features: int) -> None:
+    def __init__(self, num_features: int, lr: float) -> None:
         super().__init__()
+        self.lr = lr
         self.net = nn.Linear(num_features, 1)
         self.stages = ("train", "val")
         self.errors = nn.ModuleList(MeanSquaredError(squared=False) for _ in self.stages)
@@ -202,7 +248,7 @@ class PlainRegressor(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam."""
-        return torch.optim.Adam(self.parameters(), lr=LR)
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
 class _Order(Sampler[int]):
@@ -226,9 +272,130 @@ def _of_layer(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("net.0."): weight for name, weight in weights.items()}
 
 
-def _average(figures: Figures) -> tuple[float, float]:
+class LinearSteps(Job):
+    """The steps of linear regression with the settings of Section 3.5, without validation."""
+
+    title = "linear regression"
+
+    def __init__(self, run: Run, epochs: int) -> None:
+        super().__init__(run, epochs)
+        self.data = SyntheticRegressionData(num_val=0, seed=self.seed)
+        self.steps = epochs * len(self.data.train_dataloader())
+
+    def ways(self) -> dict[str, Way]:
+        """Return the ways by name, this project's first."""
+        return {
+            "this project": lambda: self.under_trainer(LinearRegression(2)),
+            "in a bare loop": lambda: self.bare_loop(LinearRegression(2)),
+            "empty module": lambda: self.under_trainer(EmptyModule()),
+            "empty, bare loop": lambda: self.bare_loop(EmptyModule()),
+            "with a board": lambda: self.under_trainer(LinearRegression(2), ProgressBoard(live=False)),
+        }
+
+    def ratios(self, medians: dict[str, float]) -> dict[str, float]:
+        """Return what the Trainer costs this project's module over what it costs an empty one, and more."""
+        ours = medians["this project"] - medians["in a bare loop"]
+        empty = medians["empty module"] - medians["empty, bare loop"]
+        return {
+            "overhead": ours / empty,
+            "bare_loop": medians["this project"] / medians["in a bare loop"],
+            "board": medians["with a board"] / medians["this project"],
+        }
+
+    def under_trainer(self, model: LightningModule, *callbacks: Callback) -> Figures:
+        """Fit a module by the Trainer."""
+        torch.manual_seed(self.seed)
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+        self.trainer("steps", callbacks=list(callbacks), **LEAN).fit(model, self.data)
+        return self._figures(model)
+
+    def bare_loop(self, model: LightningModule) -> Figures:
+        """Fit a module by a loop that does nothing else."""
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+        optimizer = cast(torch.optim.Optimizer, model.configure_optimizers())
+        loader = self.data.train_dataloader()
+        for epoch in range(self.epochs):
+            loader.sampler.set_epoch(epoch)
+            for batch in loader:
+                loss = (
+                    model.loss(*batch) if isinstance(model, LinearRegression) else model.training_step(batch)
+                )
+                optimizer.zero_grad()
+                cast(Tensor, loss).backward()
+                optimizer.step()
+        return self._figures(model)
+
+    def _figures(self, model: LightningModule) -> Figures:
+        if not isinstance(model, LinearRegression):
+            return {}
+        with torch.no_grad():
+            return {"train": model.loss(self.data.X, self.data.y).item()}
+
+
+class EmptyModule(LightningModule):
+    """As little as the Trainer can train: a number that never changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
+        """Return the number."""
+        return self.number * 1
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return an optimizer that does not move it."""
+        return torch.optim.SGD([self.number], lr=0.0)
+
+
+class LambdaPath(Job):
+    """The path over lambda with the settings of Section 4.5."""
+
+    members, lr, sigma = 32, 0.003, 1.0
+
+    def __init__(self, run: Run, epochs: int) -> None:
+        super().__init__(run, epochs)
+        self.title = f"a path of {self.members} lambdas"
+        self.data = HighDimensionalData(seed=self.seed, watch_train=True)
+        self.lambdas = np.geomspace(0.03, 100.0, self.members).tolist()
+        self.start = WeightDecayScratch(self.data.X.shape[1], 0.0, sigma=self.sigma).state_dict()
+
+    def ways(self) -> dict[str, Way]:
+        """Return the ways by name, this project's first."""
+        return {"this project": self.side_by_side, "fits in turn": self.in_turn}
+
+    def ratios(self, medians: dict[str, float]) -> dict[str, float]:
+        """Return the time of the stacked fit over that of the fits in turn."""
+        return {"fits_in_turn": medians["this project"] / medians["fits in turn"]}
+
+    def side_by_side(self) -> Figures:
+        """All members in one fit, as `weight_decay.py` does it."""
+        stacked = StackedModule([self._member(lambd) for lambd in self.lambdas])
+        rows = {stage: [of_stage] * self.members for stage, of_stage in self.data.rows.items()}
+        data = StackedData(self.data.X, self.data.y, rows, self.data.batch_size, self.seed, same_order=True)
+        self.trainer("side_by_side", **LEAN).fit(stacked, data)
+        return {stage: stacked.evaluated[f"{stage}/loss"].mean().item() for stage in ("train", "val")}
+
+    def in_turn(self) -> Figures:
+        """A Trainer for each member."""
+        figures = []
+        for lambd in self.lambdas:
+            member = self._member(lambd)
+            self.trainer(f"lambda_{lambd:.3g}", **LEAN).fit(member, self.data)
+            figures.append((member.evaluated["train/loss"].item(), member.evaluated["val/loss"].item()))
+        return _average(figures)
+
+    def _member(self, lambd: float) -> WeightDecayScratch:
+        member = WeightDecayScratch(self.data.X.shape[1], lambd, self.lr, self.sigma)
+        member.load_state_dict(self.start)
+        return member
+
+
+def _average(figures: list[tuple[float, float]]) -> Figures:
     train, val = zip(*figures, strict=True)
-    return statistics.fmean(train), statistics.fmean(val)
+    return {"train": statistics.fmean(train), "val": statistics.fmean(val)}
 
 
 if __name__ == "__main__":

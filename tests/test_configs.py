@@ -36,6 +36,32 @@ def test_every_experiment_has_a_config_and_runs_with_it_by_default(name: str) ->
     assert {key: flags[key] for key in told} == told
 
 
+BOOK = {
+    "linear_regression": {
+        **{"w": [2.0, -3.4], "b": 4.2, "noise": 0.01, "num_train": 1000},
+        **{"lr": 0.03, "max_epochs": 3, "sigma": 0.01, "batch_size": 32},
+    },
+    "polynomial_regression": {
+        **{"w": [5.0, 1.2, -3.4, 5.6], "noise": 0.1, "num_train": 100, "num_val": 100},
+        **{"degrees": [3, 1, 19], "epochs": [400, 400, 1500], "batch_size": 10, "lr": 0.01},
+    },
+    "weight_decay": {
+        **{"num_inputs": 200, "num_train": 20, "num_val": 100, "batch_size": 5},
+        **{"lr": 0.01, "max_epochs": 10, "sigma": 0.01, "lambdas": [0.0, 3.0]},
+    },
+    "weight_decay_4_5": {
+        **{"num_inputs": 200, "num_train": 20, "num_val": 100, "batch_size": 5},
+        **{"lr": 0.003, "max_epochs": 100, "sigma": 1.0, "lambdas": [0.0, 3.0]},
+    },
+}
+
+
+@pytest.mark.parametrize("name", BOOK)
+def test_the_regression_chapter_runs_with_the_books_settings(name: str) -> None:
+    told = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+    assert {key: told[key] for key in BOOK[name]} == BOOK[name]
+
+
 def test_the_house_job_runs_with_the_books_settings() -> None:
     told = yaml.safe_load((ROOT / "configs" / "kaggle_house.yaml").read_text())
     book = {"k": 5, "max_epochs": 100, "lr": 5, "weight_decay": 0, "batch_size": 64, "hidden_sizes": []}

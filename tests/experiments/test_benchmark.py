@@ -1,6 +1,7 @@
 """The benchmark compares like with like."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,24 @@ from tests.conftest import load_experiment
 main = load_experiment("benchmark").main
 
 
-def test_all_ways_end_at_the_same_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_experiment(
-        main, ["kaggle_house", "--epochs", "3", "--repeats", "2", "--run_dir", str(tmp_path / "run")]
-    )
+@pytest.mark.parametrize(
+    ("job", "ratios", "same"),
+    [
+        ("kaggle_house", {"bare_loop", "trainer_per_fold"}, 3),
+        ("linear_regression", {"overhead", "bare_loop", "board"}, 3),
+        ("weight_decay", {"fits_in_turn"}, 2),
+    ],
+)
+def test_all_ways_end_at_the_same_figures(
+    job: str, ratios: set[str], same: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_experiment(main, [job, "--epochs", "3", "--repeats", "2", "--run_dir", str(tmp_path / "run")])
     results = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
-    assert set(results["ratios"]) == {"bare_loop", "trainer_per_fold"}
+    assert set(results["ratios"]) == ratios
+    assert all(math.isfinite(ratio) for ratio in results["ratios"].values())
     assert all(len(times) == 2 and min(times) > 0 for times in results["seconds"].values())
-    ours, *others = results["figures"].values()
-    assert len(others) == 2
+    ours, *others = [found for found in results["figures"].values() if found]
+    assert len(others) == same - 1
     for other in others:
         assert other == pytest.approx(ours, rel=1e-4)
     assert "this project" in capsys.readouterr().out

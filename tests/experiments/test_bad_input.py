@@ -1,0 +1,93 @@
+"""What is wrong in the flags of the regression chapter is told in one line, before any training."""
+
+from pathlib import Path
+
+import pytest
+
+from d2l_lightning.run import run_experiment
+from tests.conftest import load_experiment
+
+CASES = {
+    "linear_regression": [
+        (["--num_train", "0"], "num_train must be positive, not 0"),
+        (["--num_val", "-1"], "num_val must not be negative; it is -1"),
+        (["--batch_size", "0"], "batch_size must be positive, not 0"),
+        (["--lr", "0"], "lr must be positive, not 0"),
+        (["--lr", "-0.1"], "lr must be positive, not -0.1"),
+        (["--lr", ".nan"], "lr must be positive, not nan"),
+        (["--lr", "fast"], "lr: Expected"),
+        (["--noise", "-1"], "noise must not be negative; it is -1"),
+        (["--sigma", "-1"], "sigma must not be negative; it is -1"),
+        (["--w", "2", ".nan"], "w[1] must be a finite number, not nan"),
+        (["--w"], "w must hold one weight for each feature"),
+        (["--b", ".inf"], "b must be a finite number, not inf"),
+        (["--loss", "cubed"], "loss: "),
+        (["--loader", "own"], "loader: "),
+        (["--huber_threshold", "0"], "huber_threshold must be positive"),
+        (["--num_train", "2"], "the design matrix X has rank 2 and 3 columns"),
+        (["--max_epox", "2"], "max_epox"),
+    ],
+    "polynomial_regression": [
+        (["--degrees", "-1", "--epochs", "1"], "degrees must not be negative; it is -1"),
+        (["--degrees", "3", "--epochs", "1", "2"], "degrees and epochs must be as many"),
+        (["--degrees", "3", "3", "--epochs", "1", "2"], "each degree once"),
+        (["--degrees", "--epochs"], "at least one"),
+        (["--degrees", "3", "--epochs", "0"], "epochs must be positive, not 0"),
+        (["--max_degree", "-1"], "max_degree must not be negative; it is -1"),
+        (["--k", "1"], "k must be from 2 to the number of training rows, 100; it is 1"),
+        (["--num_val", "0"], "num_val must be positive, not 0"),
+        (["--noise", "-0.5"], "noise must not be negative"),
+        (["--lr", "0"], "lr must be positive"),
+        (["--w", ".nan"], "w[0] must be a finite number"),
+    ],
+    "weight_decay": [
+        (["--lambdas", "0", "-3"], "lambdas must not be negative; it is -3"),
+        (["--l1_lambdas", "-1"], "l1_lambdas must not be negative; it is -1"),
+        (["--lambdas", "3", "3"], "lambdas must name each constant once"),
+        (["--num_inputs", "0"], "num_inputs must be positive, not 0"),
+        (["--lr", "-1"], "lr must be positive, not -1"),
+        (["--path_from", "0"], "path_from must be positive"),
+        (["--path_from", "5", "--path_to", "1"], "path_from below path_to"),
+        (["--path_members", "-1"], "path_members must not be negative"),
+        (["--path_members", "1"], "at least 2 members"),
+        (["--concise_sigma", "-1"], "sigma must not be negative; it is -1"),
+        (["--book", "9.9"], "book: "),
+        (["--lambdas", "--l1_lambdas", "--path_members", "0"], "there is nothing to fit"),
+    ],
+    "normal_distribution": [
+        (["--stds", "1", "0", "1"], "std must be positive, not 0"),
+        (["--means", "1"], "means and stds must be as many"),
+        (["--means", "0", "0", ".nan"], "means[2] must be a finite number, not nan"),
+        (["--noise", "0"], "noise must be positive"),
+        (["--noise", "-1"], "noise must not be negative"),
+    ],
+    "vectorization": [
+        (["--n", "0"], "n must be positive, not 0"),
+        (["--n"], "n must name at least one length"),
+        (["--n", "5", "5"], "each length once"),
+        (["--repeats", "0"], "repeats must be positive, not 0"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [(name, *case) for name, cases in CASES.items() for case in cases],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_one_line_status_2_and_nothing_written(
+    name: str,
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run_experiment(load_experiment(name).main, flags)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

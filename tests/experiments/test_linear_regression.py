@@ -1,0 +1,68 @@
+"""The job tells the errors that its models have."""
+
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+from d2l_lightning.data.regression import SyntheticRegressionData
+from d2l_lightning.models.linear_regression import LinearRegression, LinearRegressionScratch
+from tests.conftest import run_results
+
+
+def test_the_books_figures_over_five_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = [
+        run_results("linear_regression", tmp_path / str(seed), "--seed", str(seed))["models"]
+        for seed in range(5)
+    ]
+    for model, bound in (("scratch", 0.5), ("concise", 0.05), ("analytic", 0.002)):
+        errors = zip(*([*one[model]["w_error"], one[model]["b_error"]] for one in found), strict=True)
+        assert all(statistics.median(map(abs, of_one)) < bound for of_one in errors)
+    assert "0.1408" in capsys.readouterr().out
+    figures = {path.stem for path in (tmp_path / "0" / "figures").iterdir()}
+    assert figures == {"learning_curves", "error_by_amount"}
+
+
+def test_errors_are_signed_and_those_of_the_checkpoints(tmp_path: Path) -> None:
+    flags = ["--w", "1", "-2", "0.5", "--b", "-1", "--num_train", "100", "--loss", "huber", "--seed", "3"]
+    results = run_results("linear_regression", tmp_path / "run", *flags)
+    data = SyntheticRegressionData([1.0, -2.0, 0.5], -1.0, num_train=100, seed=3)
+    for name, kind in (("scratch", LinearRegressionScratch), ("concise", LinearRegression)):
+        w, b = kind.load_from_checkpoint(tmp_path / "run" / "checkpoints" / f"{name}.ckpt").get_w_b()
+        torch.testing.assert_close(torch.tensor(results["models"][name]["w_error"]), data.w - w)
+        assert results["models"][name]["b_error"] == pytest.approx(-1 - b.item())
+    assert max(map(abs, results["models"]["analytic"]["w_error"])) < 0.01
+
+
+def test_both_loaders_give_the_same_bits(tmp_path: Path) -> None:
+    one, other = (
+        run_results("linear_regression", tmp_path / loader, "--loader", loader)
+        for loader in ("scratch", "framework")
+    )
+    assert one == other
+
+
+def test_more_data_brings_the_analytic_solution_nearer(tmp_path: Path) -> None:
+    amounts = run_results("linear_regression", tmp_path / "run", "--max_epochs", "1")["amounts"]
+    assert (amounts["n"][0], amounts["n"][4], amounts["n"][-1]) == (5, 100, 10_000)
+    for errors in (amounts["w_error"], amounts["b_error"]):
+        # As 1 / sqrt(n): 100 times the rows, 10 times the precision.
+        assert errors[4] / errors[-1] == pytest.approx(10, rel=0.5)
+        assert errors[0] > errors[4]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--num_train", "4", "--batch_size", "32"],
+        ["--num_val", "0"],
+        ["--noise", "0"],
+        ["--sigma", "0"],
+        ["--gradient_clip_val", "0.5"],
+    ],
+    ids=" ".join,
+)
+def test_edges(tmp_path: Path, flags: list[str]) -> None:
+    results = run_results("linear_regression", tmp_path / "run", "--max_epochs", "1", *flags)
+    assert set(results["models"]) == {"scratch", "concise", "analytic"}

@@ -1,0 +1,28 @@
+"""Densities are densities, and both objectives find the same weights."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_results
+
+
+@pytest.mark.parametrize("noise", ["0.01", "2.0"])
+def test_the_likelihood_finds_the_weights_of_the_squared_loss(tmp_path: Path, noise: str) -> None:
+    results = run_results("normal_distribution", tmp_path / "run", "--noise", noise)
+    by_loss, by_likelihood = results["weights"].values()
+    assert by_loss == pytest.approx(by_likelihood, rel=0, abs=1e-7)
+    spread = 4 * float(noise) / math.sqrt(1000)
+    assert by_loss == pytest.approx([2, -3.4, 4.2], rel=0, abs=spread)
+    assert by_loss != pytest.approx([2, -3.4, 4.2], rel=0, abs=1e-6)  # found, not known
+
+
+def test_densities(tmp_path: Path) -> None:
+    results = run_results("normal_distribution", tmp_path / "run", "--means", "-1", "7", "--stds", "0.5", "2")
+    for told, mean, std in zip(results["densities"], (-1, 7), (0.5, 2), strict=True):
+        assert (told["mean"], told["std"]) == (mean, std)
+        assert told["integral"] == pytest.approx(1, abs=1e-5)
+        assert told["peak"] == pytest.approx(1 / (std * math.sqrt(2 * math.pi)))
+    names = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert names == {"densities", "likelihoods"}

@@ -1,0 +1,84 @@
+"""Polynomials fit, underfit and overfit as the book says."""
+
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+from d2l_lightning.data.regression import PolynomialData
+from d2l_lightning.ensemble.data import StackedData
+from d2l_lightning.ensemble.stacked import StackedModule
+from d2l_lightning.models.linear_regression import LinearRegression
+from tests.conftest import lean_trainer, run_results
+
+
+def medians(degree: int, epochs: int) -> tuple[list[float], float, float]:
+    """Return weights, train and test loss with the settings of Section 4.4: medians over five seeds."""
+    draws = [PolynomialData(degree, seed=seed) for seed in range(5)]
+    torch.manual_seed(0)
+    members = StackedModule([LinearRegression(degree + 1, 0.01, "squared", 0.01, bias=False) for _ in draws])
+    rows = {stage: [of_stage] * 5 for stage, of_stage in draws[0].rows.items()}
+    X, y = torch.stack([draw.X for draw in draws]), torch.stack([draw.y for draw in draws])
+    lean_trainer(max_epochs=epochs).fit(members, StackedData(X, y, rows, 10, seed=0))
+    weights = torch.stack([member.get_w_b()[0] for member in members.unstack()])  # type: ignore[operator]
+    losses = [members.evaluated[f"{stage}/loss"].median().item() for stage in ("train", "val")]
+    return weights.median(dim=0).values.tolist(), losses[0], losses[1]
+
+
+@pytest.mark.slow
+def test_the_figures_of_section_4_4_over_five_seeds() -> None:
+    w, train_3, test_3 = medians(3, epochs=400)
+    assert w == pytest.approx([5, 1.2, -3.4, 5.6], rel=0, abs=0.1)
+    _, train_1, _ = medians(1, epochs=400)
+    assert train_1 > 100 * train_3
+    _, train_19, test_19 = medians(19, epochs=1500)
+    assert test_19 > train_19
+    assert test_19 > test_3
+
+
+QUICK = ["--degrees", "3", "1", "--epochs", "60", "5", "--max_epochs", "60", "--max_degree", "5", "--k", "4"]
+
+
+def test_what_a_run_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = run_results("polynomial_regression", tmp_path / "run", *QUICK)
+    fits = results["fits"]
+    assert list(fits) == ["3", "1"]
+    assert [len(fits[degree]["weights"]) for degree in fits] == [4, 2]
+    data = PolynomialData(3)
+    model = LinearRegression.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "degree_3.ckpt")
+    assert fits["3"]["weights"] == model.get_w_b()[0].tolist()
+    for stage, name in (("train", "train_loss"), ("val", "test_loss")):
+        rows = data.rows[stage]
+        assert fits["3"][name] == pytest.approx(model.loss(data.X[rows], data.y[rows]).item(), rel=1e-5)
+    selection = results["selection"]
+    assert len(selection["val_loss"]) == 6
+    assert selection["degree"] == selection["val_loss"].index(min(selection["val_loss"]))
+    assert min(selection["val_loss"][:3]) > max(selection["val_loss"][3:])  # less than a cubic cannot fit
+    assert "4.998" in capsys.readouterr().out
+    figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert figures == {"learning_curves", "loss_by_degree", "loss_by_amount"}
+
+
+def test_exact_fits_have_less_and_less_loss_in_training_alone(tmp_path: Path) -> None:
+    results = run_results("polynomial_regression", tmp_path / "run", *QUICK, "--max_degree", "19")
+    exact = results["exact"]
+    assert len(exact["train_loss"]) == 20
+    falls = zip(exact["train_loss"], exact["train_loss"][1:], strict=False)
+    assert all(after <= before * (1 + 1e-6) for before, after in falls)
+    assert exact["test_loss"].index(min(exact["test_loss"])) in (3, 4, 5)
+    assert exact["test_loss"][19] > 10 * exact["test_loss"][3]
+    amounts = results["amounts"]["3"]
+    assert amounts["n"][-1] == 800
+    assert amounts["train_loss"][0] < amounts["train_loss"][-1] < amounts["test_loss"][-1]
+    assert amounts["test_loss"][-1] < amounts["test_loss"][0]
+    assert statistics.fmean([amounts["train_loss"][-1], amounts["test_loss"][-1]]) == pytest.approx(
+        0.005, rel=0.05
+    )  # half the variance of the noise
+
+
+def test_few_rows_and_another_truth(tmp_path: Path) -> None:
+    flags = ["--num_train", "8", "--k", "2", "--w", "1", "-1", "--loss", "half_squared", "--max_degree", "10"]
+    results = run_results("polynomial_regression", tmp_path / "run", *QUICK, *flags)
+    assert results["half_squared"] == {}
+    assert len(results["exact"]["train_loss"]) == 8  # degrees that eight rows determine

@@ -1,0 +1,64 @@
+"""The job tells the norms and losses that its fits have."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import run_results
+
+
+def by_model(results: dict[str, Any]) -> dict[tuple[str, float], dict[str, Any]]:
+    return {(fit["model"], fit["lambda"]): fit for fit in results["fits"]}
+
+
+def test_section_3_7(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = run_results("weight_decay", tmp_path / "run")
+    fits = by_model(results)
+    for model in ("scratch", "concise"):
+        none, much = fits[model, 0.0], fits[model, 3.0]
+        assert much["w_norm"] < none["w_norm"]
+        assert much["val_loss"] < none["val_loss"]
+        assert much["train_loss"] > none["train_loss"]
+        assert none["l2_penalty"] == pytest.approx(none["w_norm"] ** 2 / 2)
+    assert fits["scratch", 0.0]["l2_penalty"] == pytest.approx(0.009949, rel=0.4)
+    assert fits["scratch", 3.0]["l2_penalty"] == pytest.approx(0.001727, rel=0.6)
+    assert fits["concise", 3.0]["l2_penalty"] == pytest.approx(0.013780, rel=0.4)
+    assert fits["l1 proximal", 0.05]["zero_weights"] > 80
+    assert fits["l1 subgradient", 0.05]["zero_weights"] == 0
+    said = capsys.readouterr().out
+    assert "0.009949" in said
+    assert "the layer's own" in said
+    figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert figures == {"learning_curves", "path"}
+
+
+def test_the_path_over_lambda(tmp_path: Path) -> None:
+    path = run_results("weight_decay", tmp_path / "run", "--lambdas", "0", "--l1_lambdas")["path"]
+    assert len(path["lambda"]) == 32
+    assert path["lambda"][0] == pytest.approx(0.03)
+    assert path["lambda"][-1] == pytest.approx(30)
+    assert path["w_norm"] == sorted(path["w_norm"], reverse=True)
+    assert path["train_loss"][-1] > 10 * path["train_loss"][0]
+    assert path["val_loss"][-1] < path["val_loss"][0]
+
+
+def test_a_member_of_the_path_is_a_fit_alone(tmp_path: Path) -> None:
+    flags = ["--l1_lambdas", "--path_members", "2", "--path_from", "0.5", "--path_to", "3"]
+    results = run_results("weight_decay", tmp_path / "run", "--lambdas", "0.5", "3", *flags)
+    fits = by_model(results)
+    # Another draw of initial weights, the same data: near, not equal.
+    for k, lambd in enumerate((0.5, 3.0)):
+        assert results["path"]["w_norm"][k] == pytest.approx(fits["scratch", lambd]["w_norm"], rel=0.3)
+
+
+def test_section_4_5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ["--config", "configs/weight_decay_4_5.yaml"]
+    fits = by_model(run_results("weight_decay", tmp_path / "run", *config, "--path_members", "0"))
+    for model in ("scratch", "concise"):
+        assert 12 < fits[model, 0.0]["w_norm"] < 16
+        assert 0.2 < fits[model, 3.0]["w_norm"] < 0.6
+        assert fits[model, 3.0]["val_loss"] < fits[model, 0.0]["val_loss"] / 100
+    assert fits["l1 proximal", 1.5]["zero_weights"] > 150
+    assert "13.26" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "figures" / "path.png").exists()
