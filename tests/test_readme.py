@@ -52,6 +52,11 @@ def test_a_script_runs_as_the_readme_says(
     quick = {
         "kaggle_house": ["--max_epochs", "1", "--accelerator", "cpu"],
         "benchmark": ["--epochs", "1", "--repeats", "1"],
+        "vectorization": ["--n", "10", "100"],
+        "normal_distribution": [],
+        "linear_regression": ["--max_epochs", "1"],
+        "polynomial_regression": [*("--max_epochs", "1"), *("--degrees", "3"), *("--epochs", "2")],
+        "weight_decay": ["--max_epochs", "1"],
     }[name]
     if "wandb" in words:
         quick += ["--wandb_mode", "disabled"]
@@ -66,12 +71,13 @@ def test_a_script_runs_as_the_readme_says(
 
 def test_the_readmes_python_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     data = KaggleHouse()
     data.setup()
     scope: dict[str, object] = {"X": data.features()[:1460], "y": data.prices}
     for block in blocks:
-        exec(block.replace("max_epochs=100", "max_epochs=1, logger=False, enable_checkpointing=False"), scope)
+        lean = re.sub(r"max_epochs=\d+", "max_epochs=1, logger=False, enable_checkpointing=False", block)
+        exec(lean, scope)
 
 
 def test_files_that_the_readme_names_exist() -> None:
