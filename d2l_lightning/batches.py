@@ -55,7 +55,8 @@ class ShuffledBatches(Sampler[Tensor]):
         return -(-self.n // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(torch.split(shuffled_order(self.n, self.seed, self.epoch), self.batch_size))
+        # Lazily: where a fit goes on from a checkpoint, Lightning asks for the iterator, then sets the epoch.
+        yield from torch.split(shuffled_order(self.n, self.seed, self.epoch), self.batch_size)
 
 
 class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
@@ -112,4 +113,4 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         keys = torch.rand(shape, generator=epoch_generator(self.seed, self.epoch))
         orders = self.rows.gather(1, keys.masked_fill(self.padding, 2.0).argsort(dim=1))
         batches = orders.gather(1, self.places).view(len(orders), self.num_steps, -1).transpose(0, 1)
-        return zip(batches.contiguous().unbind(), self.weight.unbind(), strict=True)
+        yield from zip(batches.contiguous().unbind(), self.weight.unbind(), strict=True)

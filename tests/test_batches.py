@@ -1,6 +1,8 @@
 """The rows of each batch: every row once an epoch, in an order that seed and epoch decide."""
 
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -220,3 +222,20 @@ def test_a_data_set_has_random_numbers_that_no_epoch_has() -> None:
     drawn += [first(epoch_generator(seed, epoch)) for seed in seeds for epoch in epochs]
     assert len(set(drawn)) == len(drawn)
     assert first(data_generator(3)) == drawn[3]
+
+
+@pytest.mark.parametrize("kind", ["alone", "stacked"])
+def test_the_epoch_may_be_set_after_the_iterator_is_made(kind: str) -> None:
+    # So does Lightning in the first epoch of a fit, which is not epoch 0 where it goes on from a checkpoint.
+    def rows(batches: Iterable[Any]) -> list[list[int]]:
+        return [(batch if isinstance(batch, Tensor) else batch[0]).flatten().tolist() for batch in batches]
+
+    def make() -> ShuffledBatches | StackedBatches:
+        return ShuffledBatches(20, 4, seed=1) if kind == "alone" else StackedBatches([torch.arange(20)], 4, 1)
+
+    expected, late = make(), make()
+    expected.set_epoch(3)
+    iterator = iter(late)
+    late.set_epoch(3)
+    assert rows(iterator) == rows(expected)
+    assert rows(expected) != rows(make())
