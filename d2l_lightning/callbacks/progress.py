@@ -63,8 +63,9 @@ class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
                 for name, value in trainer.callback_metrics.items()
                 if name.startswith(prefix)
             }
-            # The loss only where there is nothing that says more: the line is short.
+            # Only what says most: the line is short.
             names = [name for name in latest if not name.endswith("/loss")] or list(latest)
+            names = [name for name in names if not name.startswith("train/")] or names
             metrics = "  ".join(f"{name} {latest[name]:.4g}" for name in names)
             self._progress.update(self._task, metrics=metrics, refresh=True)
             self._drawn = time.monotonic()

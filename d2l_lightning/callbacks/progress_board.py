@@ -26,15 +26,16 @@ Scale = Literal["linear", "log"]
 class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
     """Draws the loss of the training batches and the metrics of validation; or any points, by ``draw``.
 
-    In a notebook the figure grows while training runs. In a script it costs an append a step, and with a
-    path it becomes a PNG when training ends, also when it ends early. Give one board to several fits to have
-    their curves side by side; those of a ``SupervisedModule`` carry its ``log_prefix``.
+    In a notebook the figure grows with every epoch. In a script it costs an append a step, and with a path it
+    becomes a PNG when training ends, also when it ends early. Give one board to several fits to have their
+    curves side by side; those of a ``SupervisedModule`` carry its ``log_prefix``. The loss of a batch is the
+    one that is minimised, penalty included; of members side by side it is their mean.
 
     Args:
         path: Where to write the PNG when training ends; None for nowhere.
         every_n: How many batches make up one point of the curve of training: the mean of their losses.
-        metrics: The metrics to draw after each validation; None for all whose name ends in ``loss``, but for
-            those of training, which may be an epoch old by then.
+        metrics: The metrics to draw after each validation; None for those named ``loss`` (or ``val_loss``) of
+            any stage but training.
         title: The figure's title.
         xlabel: What the x axis shows.
         ylabel: What the y axis shows, with its unit.
@@ -72,6 +73,8 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         self._curves: dict[str, tuple[array[float], array[float], int]] = {}
         self._losses: list[Tensor] = []
         self._shown = -float("inf")
+        self._stale = False
+        self._waits = False
         self._display: Any = None
 
     def draw(self, x: float, y: float, label: str, every_n: int = 1) -> None:
@@ -103,6 +106,16 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
             panel.legend(frameon=False)
         return figure
 
+    def write(self) -> None:
+        """Write the PNG, if there are a path and a curve."""
+        if self.path is not None and self._curves:
+            with whole_file(self.path) as path:
+                self.figure().savefig(path)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a fit: a notebook gets a figure of its own for it."""
+        self._display = None
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an epoch."""
         self._losses.clear()
@@ -124,9 +137,10 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         """Add the metrics of a validation."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
+        x = trainer.current_epoch + (trainer.fit_loop.batch_idx + 1) / trainer.num_training_batches
         for name, value in trainer.callback_metrics.items():
             if name in self.metrics if self.metrics is not None else _is_validation_loss(name):
-                self._add([trainer.current_epoch + 1], [value.item()], name, 1)
+                self._add([x], [value.item()], name, 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the curves as they are in the end."""
@@ -144,7 +158,9 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         if self.every_n > 1:
             label += f", mean of {self.every_n}"
         # As one tensor, they come from the device at once.
-        losses = torch.stack(self._losses).tolist()
+        shares = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+        scale = shares / getattr(pl_module, "num_members", 1)
+        losses = (torch.stack(self._losses) * scale).tolist()
         epoch, steps = trainer.current_epoch, trainer.num_training_batches
         x = [epoch + (step + 1) / steps for step in range(len(losses))]
         self._add(x, losses, label, self.every_n)
@@ -156,9 +172,13 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         ys.extend(y)
 
     def _show(self, at_once: bool = False) -> None:
-        if not self.live or not (at_once or time.monotonic() - self._shown > self.refresh_seconds):
+        if not self.live:
             return
-        from IPython.display import Image, display  # only where there is a notebook
+        self._stale = not at_once and time.monotonic() - self._shown <= self.refresh_seconds
+        if self._stale:
+            return
+        from IPython import get_ipython  # only where there is a notebook
+        from IPython.display import Image, display
 
         stream = io.BytesIO()
         self.figure().savefig(stream, format="png")
@@ -168,16 +188,28 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         else:
             self._display.update(image)
         self._shown = time.monotonic()
+        shell = get_ipython()
+        if shell is not None and not self._waits:
+            shell.events.register("post_run_cell", self._show_rest)
+            self._waits = True
+
+    def _show_rest(self, *_: Any) -> None:
+        """Draw, when a cell is done, what came too soon after the last drawing."""
+        if self._stale:
+            self._show(at_once=True)
+        from IPython import get_ipython
+
+        get_ipython().events.unregister("post_run_cell", self._show_rest)
+        self._waits = False
 
     def _finish(self) -> None:
         self._show(at_once=True)
-        if self.path is not None and self._curves:
-            with whole_file(self.path) as path:
-                self.figure().savefig(path)
+        self.write()
 
 
 def _is_validation_loss(name: str) -> bool:
-    return name.endswith("loss") and "train" not in name
+    *stage, metric = name.split("/")
+    return metric in ("loss", "val_loss") and "train" not in stage
 
 
 def _means(values: "array[float]", n: int) -> list[float]:
@@ -188,4 +220,4 @@ def _in_notebook() -> bool:
     # Whoever runs in a notebook has IPython imported already.
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    return type(shell).__name__ == "ZMQInteractiveShell"
+    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from d2l_lightning.callbacks.progress_board import ProgressBoard
 from d2l_lightning.data.regression import SyntheticRegressionData
+from d2l_lightning.ensemble.data import StackedData
+from d2l_lightning.ensemble.stacked import StackedModule
 from d2l_lightning.errors import InputError
 from d2l_lightning.models.linear_regression import LinearRegression
 from tests.models.test_linear_regression import StepLosses
@@ -47,6 +49,35 @@ def test_curves_of_a_fit_are_its_losses(trainer: Callable[..., Trainer], every_n
     assert epochs == [1, 2, 3]
     assert losses[-1] == pytest.approx(model.evaluated["val/loss"].item())
     assert losses[0] > losses[-1]
+
+
+def test_accumulated_and_stacked_losses_are_those_of_a_batch(trainer: Callable[..., Trainer]) -> None:
+    data = SyntheticRegressionData(num_train=40, num_val=4, batch_size=10)
+    start = LinearRegression(2, lr=1e-9).state_dict()
+    curves = []
+    for flags in ({}, {"accumulate_grad_batches": 4}):
+        board, model = ProgressBoard(), LinearRegression(2, lr=1e-9)
+        model.load_state_dict(start)
+        trainer(max_epochs=1, callbacks=[board], **flags).fit(model, data)
+        curves.append(board.curve("loss of a batch")[1])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+    members = [LinearRegression(2, lr=1e-9) for _ in range(3)]
+    for member in members:
+        member.load_state_dict(start)
+    rows = {stage: [of_stage] * 3 for stage, of_stage in data.rows.items()}
+    board = ProgressBoard()
+    stacked = StackedData(data.X, data.y, rows, 10, seed=0, same_order=True)
+    trainer(max_epochs=1, callbacks=[board]).fit(StackedModule(members), stacked)
+    assert board.curve("loss of a batch")[1] == pytest.approx(curves[0], rel=1e-5)
+
+
+def test_validation_within_an_epoch_stands_where_it_was(trainer: Callable[..., Trainer]) -> None:
+    board = ProgressBoard()
+    data = SyntheticRegressionData(num_train=40, num_val=4, batch_size=10)
+    model = LinearRegression(2)
+    model.log_prefix = "pretrained/"
+    trainer(max_epochs=2, callbacks=[board], val_check_interval=0.5).fit(model, data)
+    assert board.curve("pretrained/val/loss")[0] == [0.5, 1.0, 1.5, 2.0]
 
 
 def test_one_board_for_several_fits_and_chosen_metrics(trainer: Callable[..., Trainer]) -> None:
@@ -139,7 +170,8 @@ class Notebook(ModuleType):
     def __init__(self, kind: str) -> None:
         super().__init__("IPython")
         self.shown: list[bytes] = []
-        shell = type(kind, (), {})()
+        self.after_cell: list[Callable[..., None]] = []
+        shell = type(kind, (), {"events": self})()
         self.get_ipython = lambda: shell
         display = ModuleType("IPython.display")
         display.Image = lambda data: data  # type: ignore[attr-defined]
@@ -152,6 +184,13 @@ class Notebook(ModuleType):
 
     def update(self, image: bytes) -> None:
         self.shown.append(image)
+
+    def register(self, event: str, call: Callable[..., None]) -> None:
+        assert event == "post_run_cell"
+        self.after_cell.append(call)
+
+    def unregister(self, event: str, call: Callable[..., None]) -> None:
+        self.after_cell.remove(call)
 
 
 def test_in_a_notebook_the_figure_grows(
@@ -170,6 +209,11 @@ def test_in_a_notebook_the_figure_grows(
     for i in range(50):
         slow.draw(i, i, "line")
     assert len(notebook.shown) == 5
+    for _ in range(2):  # the cell is done, and another one
+        for call in list(notebook.after_cell):
+            call(None)
+    assert len(notebook.shown) == 6  # with what came too fast
+    assert notebook.after_cell == []
 
 
 @pytest.mark.parametrize("kind", ["TerminalInteractiveShell", "NoneType"])
