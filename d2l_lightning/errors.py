@@ -29,6 +29,18 @@ def require_not_negative(**values: float) -> None:
             raise InputError(f"{name} must {wanted}; it is {value}")
 
 
+def require_same_shape(**values: "Tensor") -> None:
+    """Raise an InputError that names these two tensors if their shapes differ.
+
+    ``(B, 1)`` against ``(B,)`` would broadcast to ``(B, B)`` without a word.
+    """
+    (name, value), (other, against) = values.items()
+    if value.shape != against.shape:
+        raise InputError(
+            f"{name} of shape {tuple(value.shape)} does not go with {other} of shape {tuple(against.shape)}"
+        )
+
+
 def require_finite(**values: "Tensor") -> None:
     """Raise an InputError that names the first element of these tensors that is infinite or not a number."""
     for name, value in values.items():

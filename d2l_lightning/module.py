@@ -53,10 +53,11 @@ class SupervisedModule(LightningModule, ABC):
     forward pass serves several figures; without it the stage is the Trainer's (``val`` or ``test``).
 
     Logged once an epoch: ``train/loss``, the mean over the epoch's examples of the loss that each had when
-    its batch came up, and ``<stage>/<metric>`` for every entry of ``epoch_metrics``. Where an evaluation
-    tells a ``train/loss`` of its own, that of the training rows after the epoch, it is the one logged.
+    its batch came up, and ``<stage>/<metric>`` for every entry of ``epoch_metrics``. ``train/loss`` is always
+    the former: an evaluation of training rows leaves out the metric ``loss``.
 
     Attributes:
+        num_members: How many models this one trains side by side.
         buffer_hparams: Hyperparameters that are kept in a buffer of the same name, so that members that train
             side by side may differ in them.
         evaluated: The metrics of the last evaluation, by name; ``(K,)`` where K models are side by side.
@@ -66,6 +67,7 @@ class SupervisedModule(LightningModule, ABC):
     """
 
     buffer_hparams: ClassVar[frozenset[str]] = frozenset()
+    num_members = 1
     log_prefix = ""
 
     def __init__(self) -> None:
@@ -129,6 +131,8 @@ class SupervisedModule(LightningModule, ABC):
         for stage, stage_weight in weights.items():
             for metric, value in values.items():
                 name = f"{stage}/{metric}"
+                if name == "train/loss":  # the name is taken
+                    continue
                 if name not in self._metrics or self._metrics[name].device != value.device:
                     self._metrics[name] = ExampleMean(stage_weight.shape[:-1]).to(value.device)
                 self._metrics[name].update(value, stage_weight)
@@ -153,8 +157,7 @@ class SupervisedModule(LightningModule, ABC):
                 f"the training loss{of} became {loss[~finite][0]:g} in epoch {self.current_epoch + 1}; "
                 "a lower lr or a gradient_clip_val may help"
             )
-        if "train/loss" not in self.evaluated:
-            self.log_metrics({"train/loss": loss})
+        self.log_metrics({"train/loss": loss})
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of each stage."""

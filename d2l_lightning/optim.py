@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from d2l_lightning.errors import require_positive
+from d2l_lightning.errors import require_not_negative, require_positive
 from d2l_lightning.functional.linear import sgd_update
 from d2l_lightning.functional.penalties import soft_threshold
 
@@ -59,11 +59,19 @@ class ProximalSGD(SGD):
         lr: The learning rate.
 
     Raises:
-        InputError: If the learning rate is not positive.
+        InputError: If the learning rate is not positive or an ``l1`` is negative.
 
     Source: Section 3.7.6, exercise 3; Parikh and Boyd, "Proximal Algorithms" (2014), Section 4.2.
     """
 
+    def __init__(self, params: Iterable[Any], lr: float) -> None:
+        super().__init__(params, lr)
+        for group in self.param_groups:
+            require_not_negative(l1=torch.as_tensor(group.get("l1", 0.0)).min().item())
+
     def updated(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         """Return what the step makes of a parameter of a group."""
-        return soft_threshold(super().updated(parameter, group), group["lr"] * group.get("l1", 0.0))
+        l1 = group.get("l1", 0.0)
+        if isinstance(l1, Tensor):  # of a checkpoint, it comes to the CPU
+            l1 = l1.to(parameter.device)
+        return soft_threshold(super().updated(parameter, group), group["lr"] * l1)

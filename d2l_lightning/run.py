@@ -251,6 +251,8 @@ class Run:
             raise InputError(str(error)) from error
         if max_epochs is not None and not self.trainer_flags.get("fast_dev_run"):
             trainer.fit_loop.max_epochs = max_epochs
+        if trainer.limit_val_batches == 0:
+            raise InputError("--limit_val_batches leaves nothing to evaluate on")
         if trainer.world_size > 1:
             raise InputError(
                 f"--devices and --num_nodes ask for {trainer.world_size} devices; models train on one here"
@@ -385,8 +387,10 @@ class Run:
     def where(self) -> str:
         """Say how far the run has come, for one who stopped it."""
         trainer = self._trainer
-        if trainer is None or self._loggers is None:
+        if self._loggers is None:
             return f"stopped before training; nothing was written to {self.folder}"
+        if trainer is None:
+            return f"stopped; {self.folder} holds config.yaml, no results"
         stands = f"stopped after epoch {trainer.current_epoch} of {trainer.max_epochs} of the {self.title}"
         return f"{stands}; {self.folder} holds config.yaml and what was logged, no results"
 

@@ -3,7 +3,7 @@
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -60,6 +60,10 @@ class Job(ABC):
     @abstractmethod
     def ratios(self, medians: dict[str, float]) -> dict[str, float]:
         """Return what the median seconds of the ways come to."""
+
+    def more(self) -> dict[str, float]:
+        """Return what is told beside the ratios, by name."""
+        return {}
 
     def trainer(self, name: str, **flags: Any) -> Trainer:
         """Return a Trainer that logs to a CSV file of the run."""
@@ -125,9 +129,10 @@ def main(
         for name, times in seconds.items()
     ]
     columns = (unit, "median", "from", "to", "ratio", *shown)
-    note = "; ".join(f"{name.replace('_', ' ')}: {ratio:.3f}" for name, ratio in ratios.items())
-    run.table(f"{timed.title}, {epochs} epochs, {repeats} runs each", columns, rows, f"Ratios: {note}")
-    run.finish({"ratios": ratios, "seconds": seconds, "figures": figures})
+    more = timed.more()
+    notes = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in {**ratios, **more}.items()]
+    run.table(f"{timed.title}, {epochs} epochs, {repeats} runs each", columns, rows, "; ".join(notes))
+    run.finish({"ratios": ratios, **more, "seconds": seconds, "figures": figures})
 
 
 class HouseFolds(Job):
@@ -302,6 +307,17 @@ class LinearSteps(Job):
             "board": medians["with a board"] / medians["this project"],
         }
 
+    def more(self) -> dict[str, float]:
+        """Return what a board costs once, when it writes its file."""
+        board = ProgressBoard(self.folder / "figures" / "board.png", live=False)
+        self.under_trainer(LinearRegression(2), board)
+        seconds = []
+        for _ in range(5):
+            start = time.perf_counter()
+            board.write()
+            seconds.append(time.perf_counter() - start)
+        return {"board_png_seconds": statistics.median(seconds)}
+
     def under_trainer(self, model: LightningModule, *callbacks: Callback) -> Figures:
         """Fit a module by the Trainer."""
         torch.manual_seed(self.seed)
@@ -376,7 +392,7 @@ class LambdaPath(Job):
         rows = {stage: [of_stage] * self.members for stage, of_stage in self.data.rows.items()}
         data = StackedData(self.data.X, self.data.y, rows, self.data.batch_size, self.seed, same_order=True)
         self.trainer("side_by_side", **LEAN).fit(stacked, data)
-        return {stage: stacked.evaluated[f"{stage}/loss"].mean().item() for stage in ("train", "val")}
+        return {stage: stacked.evaluated[f"{stage}/squared_loss"].mean().item() for stage in ("train", "val")}
 
     def in_turn(self) -> Figures:
         """A Trainer for each member."""
@@ -384,7 +400,7 @@ class LambdaPath(Job):
         for lambd in self.lambdas:
             member = self._member(lambd)
             self.trainer(f"lambda_{lambd:.3g}", **LEAN).fit(member, self.data)
-            figures.append((member.evaluated["train/loss"].item(), member.evaluated["val/loss"].item()))
+            figures.append([member.evaluated[f"{stage}/squared_loss"].item() for stage in ("train", "val")])
         return _average(figures)
 
     def _member(self, lambd: float) -> WeightDecayScratch:
@@ -393,7 +409,7 @@ class LambdaPath(Job):
         return member
 
 
-def _average(figures: list[tuple[float, float]]) -> Figures:
+def _average(figures: Sequence[Sequence[float]]) -> Figures:
     train, val = zip(*figures, strict=True)
     return {"train": statistics.fmean(train), "val": statistics.fmean(val)}
 

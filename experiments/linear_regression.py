@@ -69,6 +69,7 @@ def main(
     board = ProgressBoard(
         every_n=max(1, math.ceil(num_train / batch_size) // 8),
         title="Linear regression: loss while training",
+        ylabel="loss (each model's own)",
         yscale="log",
     )
     for name, model in models.items():
@@ -146,7 +147,7 @@ def show_table(run: Run, models: dict[str, dict[str, Any]], book: bool) -> None:
             row += [f"{error:.4f}" for error in BOOK[name]] if name in BOOK else ["", "", ""]
         rows.append(row)
     if book:
-        columns += ["book: w1", "w2", "b"]
+        columns += ["book: w1", "book: w2", "book: b"]
     more = f" (the first {shown} of {d} weights)" if shown < d else ""
     run.table(f"truth minus estimate{more}", columns, rows, NOTE)
 

@@ -27,9 +27,10 @@ def main(run: Run, means: list[float], stds: list[float], noise: float) -> None:
     if len(means) != len(stds) or not means:
         raise InputError(f"means and stds must be as many, at least one: {means} and {stds}")
     require_finite(means=torch.tensor(means))
-    reach = 5 * max(stds)
-    x = torch.linspace(min(means) - reach, max(means) + reach, 2001, dtype=torch.float64)
-    densities = [normal_density(x, mean, std) for mean, std in zip(means, stds, strict=True)]
+    normals = list(zip(means, stds, strict=True))
+    # For each its own points, as a narrow one has little room between those of a wide one.
+    own = [torch.linspace(mean - 8 * std, mean + 8 * std, 2001, dtype=torch.float64) for mean, std in normals]
+    densities = [normal_density(x, mean, std) for x, (mean, std) in zip(own, normals, strict=True)]
     data = SyntheticRegressionData(noise=noise, num_val=0, seed=run.seed)
     if noise == 0:
         raise InputError("noise must be positive: without noise there is no likelihood")
@@ -37,7 +38,7 @@ def main(run: Run, means: list[float], stds: list[float], noise: float) -> None:
 
     rows = []
     told = []
-    for mean, std, p in zip(means, stds, densities, strict=True):
+    for (mean, std), x, p in zip(normals, own, densities, strict=True):
         integral = torch.trapezoid(p, x).item()
         peak = normal_density(torch.tensor(mean, dtype=x.dtype), mean, std).item()
         rows.append((f"mean {mean:g}, standard deviation {std:g}", peak, integral))
@@ -55,7 +56,7 @@ def main(run: Run, means: list[float], stds: list[float], noise: float) -> None:
     names = [*(f"w{i}" for i in range(1, len(truth))), "b"]
     table: list[list[str | float]] = [[name.replace("_", " "), *found] for name, found in weights.items()]
     run.table("weights that minimise", ("", *names), [*table, ["the truth", *truth]])
-    run.figure(draw_densities(means, stds, x, densities), "densities")
+    run.figure(draw_densities(normals, own, densities), "densities")
     run.figure(draw_likelihoods(stds), "likelihoods")
     run.finish({"densities": told, "weights": weights})
 
@@ -78,11 +79,15 @@ def minimize(X: Tensor, objective: Callable[[Tensor], Tensor]) -> list[float]:
     return [*w.tolist(), b.item()]
 
 
-def draw_densities(means: list[float], stds: list[float], x: Tensor, densities: list[Tensor]) -> Figure:
+def draw_densities(normals: list[tuple[float, float]], own: list[Tensor], densities: list[Tensor]) -> Figure:
     """Draw the densities."""
     figure, (panel,) = panels([""], "Normal densities", "x", "density p(x)")
-    names = [f"mean {mean:g}, std. {std:g}" for mean, std in zip(means, stds, strict=True)]
-    draw_curves(panel, [(name, x.tolist(), p.tolist()) for name, p in zip(names, densities, strict=True)])
+    names = [f"mean {mean:g}, std. {std:g}" for mean, std in normals]
+    curves = zip(names, own, densities, strict=True)
+    draw_curves(panel, [(name, x.tolist(), p.tolist()) for name, x, p in curves])
+    panel.set_xlim(
+        min(mean - 4.5 * std for mean, std in normals), max(mean + 4.5 * std for mean, std in normals)
+    )
     panel.legend(frameon=False)
     return figure
 
@@ -97,10 +102,10 @@ def draw_likelihoods(stds: list[float]) -> Figure:
     )
     reach = 2 * max(stds)
     errors = torch.linspace(-reach, reach, 201, dtype=torch.float64)
-    draw_curves(axes[0], [("", errors.tolist(), squared_loss(errors, torch.zeros(())).tolist())])
+    draw_curves(axes[0], [("", errors.tolist(), squared_loss(errors, torch.zeros_like(errors)).tolist())])
     curves = []
     for std in sorted(set(stds)):
-        costs = [gaussian_negative_log_likelihood(torch.zeros(1), e[None], std).item() for e in errors]
+        costs = [gaussian_negative_log_likelihood(torch.zeros_like(e), e, std).item() for e in errors]
         curves.append((f"standard deviation {std:g}", errors.tolist(), costs))
     draw_curves(axes[1], curves)
     axes[1].legend(frameon=False)

@@ -29,9 +29,12 @@ BOOK = {
     19: (4.9748263, 1.342102, -3.316707, 5.018786),
 }
 BOOK_W = [5.0, 1.2, -3.4, 5.6]
-NOTE = (
-    "The book's framework halves the squared error, so at the same lr its steps are half as long, as in the "
-    "row 'half the loss'. How near they come then depends on the draw; the book's random state is not told."
+# What the book calls these degrees of a cubic.
+VERDICTS = {3: ": fits", 1: ": underfits", 19: ": overfits"}
+NOTE = "Losses are half the squared error."
+NOTE_HALF = (
+    " The book's framework minimises that, and this run's the whole square: at the same lr, steps are half "
+    "as long in the row 'half the loss'. How near they come then depends on the draw; the book's is not told."
 )
 # Rows to learn from in exercise 2, and how many draws of each.
 AMOUNTS = (25, 50, 100, 200, 400, 800)
@@ -82,7 +85,6 @@ def main(
     highest = max(*degrees, max_degree)
     cubic = partial(PolynomialData, w=w, noise=noise, batch_size=batch_size, seed=run.seed)
     data = cubic(highest, num_train=num_train, num_val=num_val)
-    folds = k_fold(num_train, k)
 
     def model(degree: int, loss: Loss = loss) -> LinearRegression:
         return LinearRegression(degree + 1, lr, loss, sigma, bias=False)
@@ -97,59 +99,73 @@ def main(
         run.checkpoint(fitted, f"degree_{name}")
         return {
             "weights": fitted.get_w_b()[0].tolist(),
-            "train_loss": found["train/loss"].item(),
-            "test_loss": found["val/loss"].item(),
+            "train_loss": found["train/squared_loss"].item(),
+            "test_loss": found["val/squared_loss"].item(),
         }
 
+    # Before anything is trained: what is wrong is told at once.
+    candidates = Candidates(data, model, max_degree, k, run.seed)
+    exact = exact_losses(data, max_degree)
+    amounts = exact_by_amount(degrees, cubic)
     fits = {str(degree): fit(str(degree), degree, n) for degree, n in zip(degrees, epochs, strict=True)}
     # Beside the book's own loss, if it is the book's cubic.
     halved = {}
     if loss == "squared" and 3 in degrees and w == BOOK_W:
         halved["3"] = fit("3_half", 3, epochs[degrees.index(3)], "half_squared")
 
-    selection = cross_validate(run, data, folds, model, max_degree, k)
-    exact = exact_losses(data, max_degree)
-    amounts = exact_by_amount(degrees, cubic)
+    selection = candidates.cross_validate(run)
     show_tables(run, fits, halved, selection, w, k)
-    run.figure(learning_curves(run.history, degrees), "learning_curves")
+    run.figure(learning_curves(run.history, degrees, VERDICTS if w == BOOK_W else {}), "learning_curves")
     run.figure(loss_by_degree(selection, exact, k), "loss_by_degree")
-    run.figure(loss_by_amount(amounts), "loss_by_amount")
+    if amounts:
+        run.figure(loss_by_amount(amounts), "loss_by_amount")
     run.finish(
         {"fits": fits, "half_squared": halved, "selection": selection, "exact": exact, "amounts": amounts}
     )
 
 
-def cross_validate(
-    run: Run,
-    data: PolynomialData,
-    folds: tuple[list[Tensor], list[Tensor]],
-    model: Callable[[int], LinearRegression],
-    max_degree: int,
-    k: int,
-) -> dict[str, Any]:
-    """Return the mean loss of each degree over the folds: all degrees and folds trained side by side."""
-    train_rows, val_rows = folds
-    n, degrees = data.num_train, range(max_degree + 1)
-    X, y = data.X[:n, : max_degree + 1], data.y[:n]
-    # A member's features beyond its degree are zero, so their weights neither learn nor count.
-    within = torch.arange(max_degree + 1) <= torch.arange(max_degree + 1)[:, None]
-    own = (X * within[:, None]).repeat_interleave(k, dim=0)
-    rows = {"train": train_rows * len(degrees), "val": val_rows * len(degrees)}
-    names = [f"degree_{degree}_fold_{fold}" for degree in degrees for fold in range(1, k + 1)]
-    members = StackedModule([model(max_degree) for _ in names], names)
-    members.log_prefix = "selection/"
-    side_by_side = StackedData(
-        own, y.expand(len(names), -1), rows, data.batch_size, run.seed, same_order=True
-    )
-    trainer = run.trainer(f"{k}-fold cross-validation of {len(degrees)} degrees")
-    trainer.fit(members, side_by_side)
-    found = run.evaluate(members, side_by_side)
-    train, val = (found[f"{stage}/loss"].view(len(degrees), k).mean(dim=1) for stage in ("train", "val"))
-    return {
-        "degree": int(val.argmin()),
-        "train_loss": train.tolist(),
-        "val_loss": val.tolist(),
-    }
+class Candidates:
+    """All degrees up to a highest, each on every fold, to be trained side by side.
+
+    Args:
+        data: Data of at least the highest degree.
+        model: Makes a model of a degree.
+        max_degree: The highest degree.
+        k: Number of folds.
+        seed: Seed of the order of the rows.
+    """
+
+    def __init__(
+        self,
+        data: PolynomialData,
+        model: Callable[[int], LinearRegression],
+        max_degree: int,
+        k: int,
+        seed: int,
+    ) -> None:
+        self.k, self.degrees = k, range(max_degree + 1)
+        train_rows, val_rows = k_fold(data.num_train, k)
+        X, y = data.X[: data.num_train, : max_degree + 1], data.y[: data.num_train]
+        # A member's features beyond its degree are zero, so their weights neither learn nor count.
+        within = torch.arange(max_degree + 1) <= torch.arange(max_degree + 1)[:, None]
+        own = (X * within[:, None]).repeat_interleave(k, dim=0)
+        names = [f"degree_{degree}_fold_{fold}" for degree in self.degrees for fold in range(1, k + 1)]
+        rows = {"train": train_rows * len(self.degrees), "val": val_rows * len(self.degrees)}
+        y = y.expand(len(names), -1)
+        self.data = StackedData(own, y, rows, data.batch_size, seed, same_order=True)
+        self.members = StackedModule([model(max_degree) for _ in names], names)
+        self.members.log_prefix = "selection/"
+
+    def cross_validate(self, run: Run) -> dict[str, Any]:
+        """Return the mean losses of each degree over the folds, and the degree with the least."""
+        trainer = run.trainer(f"{self.k}-fold cross-validation of {len(self.degrees)} degrees")
+        trainer.fit(self.members, self.data)
+        found = run.evaluate(self.members, self.data)
+        train, val = (
+            found[f"{stage}/squared_loss"].view(len(self.degrees), self.k).mean(dim=1)
+            for stage in ("train", "val")
+        )
+        return {"degree": int(val.argmin()), "train_loss": train.tolist(), "val_loss": val.tolist()}
 
 
 def exact_fit(X: Tensor, y: Tensor, num_train: int) -> tuple[float, float]:
@@ -160,14 +176,16 @@ def exact_fit(X: Tensor, y: Tensor, num_train: int) -> tuple[float, float]:
 
 
 def exact_losses(data: PolynomialData, max_degree: int) -> dict[str, list[float]]:
-    """Return the losses of the exact fit of each degree that the training rows determine."""
-    X, y = data.X.double(), data.y.double()
-    losses = [
-        exact_fit(X[:, : degree + 1], y, data.num_train)
-        for degree in range(min(max_degree, data.num_train - 1) + 1)
-    ]
-    train, test = zip(*losses, strict=True)
-    return {"train_loss": list(train), "test_loss": list(test)}
+    """Return the losses of the exact fits, from degree 0 to the last that the training rows determine."""
+    losses: dict[str, list[float]] = {"train_loss": [], "test_loss": []}
+    for degree in range(max_degree + 1):
+        try:
+            train, test = exact_fit(data.X[:, : degree + 1].double(), data.y.double(), data.num_train)
+        except InputError:  # the rank is below the number of features
+            break
+        losses["train_loss"].append(train)
+        losses["test_loss"].append(test)
+    return losses
 
 
 def exact_by_amount(
@@ -177,13 +195,17 @@ def exact_by_amount(
     amounts: dict[str, dict[str, list[float]]] = {}
     for degree in degrees:
         told: dict[str, list[float]] = {"n": [], "train_loss": [], "test_loss": []}
-        for n in (n for n in AMOUNTS if n > degree + 1):
+        for n in AMOUNTS:
             data = cubic(degree, num_train=2 * n * DRAWS, num_val=0)
             draws = zip(data.X.double().split(2 * n), data.y.double().split(2 * n), strict=True)
-            losses = torch.tensor([exact_fit(X, y, n) for X, y in draws])
+            try:
+                losses = torch.tensor([exact_fit(X, y, n) for X, y in draws])
+            except InputError:  # too few rows for the degree
+                continue
             for name, value in zip(told, (n, *losses.median(dim=0).values.tolist()), strict=True):
                 told[name].append(value)
-        amounts[str(degree)] = told
+        if told["n"]:
+            amounts[str(degree)] = told
     return amounts
 
 
@@ -210,7 +232,7 @@ def show_tables(
         if w == BOOK_W and int(degree) in BOOK:
             add("  book", BOOK[int(degree)], "", "")
     columns = ("degree", "w0", "w1", "w2", "w3", "train loss", "test loss")
-    run.table("weights and losses of polynomials", columns, rows, NOTE if halved else "")
+    run.table("weights and losses of polynomials", columns, rows, NOTE + NOTE_HALF * bool(halved))
     by_degree = [
         (f"{degree}{' *' if degree == selection['degree'] else ''}", train, val)
         for degree, (train, val) in enumerate(
@@ -218,26 +240,26 @@ def show_tables(
         )
     ]
     run.table(
-        f"{k}-fold cross-validation",
+        f"loss by degree, {k}-fold cross-validation",
         ("degree", "train loss", "val loss"),
         by_degree,
         f"* the least validation loss: degree {selection['degree']}; the truth has {len(w) - 1}",
     )
 
 
-def learning_curves(history: History, degrees: list[int]) -> Figure:
+def learning_curves(history: History, degrees: list[int], verdicts: dict[int, str]) -> Figure:
     """Draw the losses in training and test of each degree."""
-    kinds = {3: "degree 3: it fits", 1: "degree 1: it underfits", 19: "degree 19: it overfits"}
     figure, axes = panels(
-        [kinds.get(degree, f"degree {degree}") for degree in degrees],
+        [f"degree {degree}{verdicts.get(degree, '')}" for degree in degrees],
         "Polynomial regression: loss after each epoch",
         "epoch",
-        "loss (mean over the rows)",
+        "half the squared error",
     )
     for panel, degree in zip(axes, degrees, strict=True):
         stages = {"training rows": "train", "test rows": "val"}
         draw_curves(
-            panel, [(name, *history.curve(f"{degree}/{stage}/loss")) for name, stage in stages.items()]
+            panel,
+            [(name, *history.curve(f"{degree}/{stage}/squared_loss")) for name, stage in stages.items()],
         )
         log_scale(panel)
     axes[-1].legend(frameon=False)
@@ -250,7 +272,7 @@ def loss_by_degree(selection: dict[str, Any], exact: dict[str, list[float]], k: 
         [f"minibatch SGD, {k}-fold cross-validation", "exact solution"],
         "Polynomial regression: loss against degree",
         "degree",
-        ["loss (mean of the folds)", "loss (half the squared error)"],
+        ["half the squared error, mean of the folds", "half the squared error"],
     )
     held_out = {"rows left out": selection["val_loss"], "test rows": exact["test_loss"]}
     train = [selection["train_loss"], exact["train_loss"]]
@@ -271,7 +293,7 @@ def loss_by_amount(amounts: dict[str, dict[str, list[float]]]) -> Figure:
         [f"degree {degree}" for degree in amounts],
         f"Polynomial regression, exact solution: loss against amount of data, median of {DRAWS} draws",
         "rows to learn from",
-        ["loss (half the squared error)", *[""] * (len(amounts) - 1)],
+        ["half the squared error", *[""] * (len(amounts) - 1)],
     )
     for panel, (n, train, test) in zip(axes, (told.values() for told in amounts.values()), strict=True):
         draw_curves(panel, [("training rows", n, train), ("test rows", n, test)])

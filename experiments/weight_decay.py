@@ -66,6 +66,7 @@ def main(
         if len(set(values)) < len(values):
             raise InputError(f"{name} must name each constant once, not {values}")
     require_positive(num_val=num_val)
+    require_not_negative(concise_sigma=concise_sigma or 0.0)
     if not (lambdas or l1_lambdas or path_members):
         raise InputError("there is nothing to fit: lambdas, l1_lambdas and path_members are all empty")
     if path_members:
@@ -91,7 +92,7 @@ def main(
 
     fits = []
     for kind, lambd, model in models:
-        model.log_prefix = f"{kind.replace(' ', '_')}_lambda_{lambd:g}/"
+        model.log_prefix = f"{kind.replace(' ', '_')}_lambda_{lambd}/"
         trainer = run.trainer(f"{kind}, lambda {lambd:g}")
         trainer.fit(model, data)
         found = run.evaluate(model, data)
@@ -103,8 +104,8 @@ def main(
                 "w_norm": w.norm().item(),
                 "l2_penalty": l2_penalty(w).item(),
                 "zero_weights": int((w == 0).sum()),
-                "train_loss": found["train/loss"].item(),
-                "val_loss": found["val/loss"].item(),
+                "train_loss": found["train/squared_loss"].item(),
+                "val_loss": found["val/squared_loss"].item(),
             }
         )
 
@@ -125,11 +126,12 @@ def main(
 def path(run: Run, data: HighDimensionalData, grid: list[float], lr: float, sigma: float) -> dict[str, Any]:
     """Return losses and norms over lambda, of members trained side by side from the same initial weights."""
     d = data.X.shape[1]
+    torch.manual_seed(run.seed)  # the weights that the model from scratch begins with
     start = LinearRegressionScratch(d, sigma=sigma).state_dict()
     members = [WeightDecayScratch(d, lambd, lr, sigma) for lambd in grid]
     for member in members:
         member.load_state_dict(start)
-    stacked = StackedModule(members, [f"lambda_{lambd:.3g}" for lambd in grid])
+    stacked = StackedModule(members, [f"{k}_lambda_{lambd:.3g}" for k, lambd in enumerate(grid, start=1)])
     stacked.log_prefix = "path/"
     rows = {stage: [of_stage] * len(grid) for stage, of_stage in data.rows.items()}
     side_by_side = StackedData(data.X, data.y, rows, data.batch_size, run.seed, same_order=True)
@@ -138,8 +140,8 @@ def path(run: Run, data: HighDimensionalData, grid: list[float], lr: float, sigm
     found = run.evaluate(stacked, side_by_side)
     return {
         "lambda": grid,
-        "train_loss": found["train/loss"].tolist(),
-        "val_loss": found["val/loss"].tolist(),
+        "train_loss": found["train/squared_loss"].tolist(),
+        "val_loss": found["val/squared_loss"].tolist(),
         "w_norm": [
             member.get_w_b()[0].norm().item() for member in cast(list[WeightDecayScratch], stacked.unstack())
         ],
@@ -166,9 +168,9 @@ def show_table(
         )
     norm = "|w|²/2" if figure == "l2_penalty" else "|w|"
     columns = ("model", "lambda", norm, "book", "zeros", "train", "val")
-    notes = ["Train and val are losses without the penalty."]
+    notes = ["Train and val are half the squared error, without the penalty."]
     if concise_loss == "squared":
-        notes.append("The concise model's is the squared error, the others' half of it.")
+        notes.append("The concise model minimises the whole of it: its steps are twice as long.")
     if concise_sigma is None:
         notes.append(
             "Its initial weights are the layer's own, uniform and larger than sigma: the book's text leaves "
@@ -183,11 +185,11 @@ def learning_curves(history: History, lambdas: list[float]) -> Figure:
         [f"lambda {each:g}" for each in lambdas],
         "Weight decay: loss after each epoch",
         "epoch",
-        "loss without the penalty",
+        "half the squared error",
     )
     for panel, each in zip(axes, lambdas, strict=True):
         curves = [
-            (f"{model}, {rows}", *history.curve(f"{model}_lambda_{each:g}/{stage}/loss"))
+            (f"{model}, {rows}", *history.curve(f"{model}_lambda_{each}/{stage}/squared_loss"))
             for model in ("scratch", "concise")
             for rows, stage in (("training rows", "train"), ("validation rows", "val"))
         ]
@@ -200,10 +202,10 @@ def learning_curves(history: History, lambdas: list[float]) -> Figure:
 def draw_path(told: dict[str, list[float]]) -> Figure:
     """Draw losses and norm over lambda."""
     figure, axes = panels(
-        ["loss without the penalty", "size of the weights"],
+        ["loss", "size of the weights"],
         f"Weight decay: {len(told['lambda'])} values of lambda, trained side by side",
         "lambda",
-        ["loss (half the squared error)", "Euclidean norm of w"],
+        ["half the squared error", "Euclidean norm of w"],
     )
     grid = told["lambda"]
     draw_curves(

@@ -77,6 +77,12 @@ def test_members_may_have_penalties_of_their_own() -> None:
     assert w.tolist() == [[0.5] * 3, [0.0] * 3]
 
 
+def test_a_penalty_is_not_negative() -> None:
+    for l1 in (-0.1, torch.tensor([0.5, -0.5])):
+        with pytest.raises(InputError, match="l1 must not be negative"):
+            ProximalSGD([{"params": [nn.Parameter(torch.ones(2))], "l1": l1}], lr=0.1)
+
+
 @pytest.mark.parametrize("lr", [0.0, -0.1, float("nan"), float("inf")])
 def test_a_learning_rate_is_positive(lr: float) -> None:
     with pytest.raises(InputError, match="lr must be positive"):

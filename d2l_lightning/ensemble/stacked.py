@@ -31,8 +31,8 @@ class StackedModule(SupervisedModule):
         names: What to call them; ``member_1`` and so on if not given.
 
     Raises:
-        InputError: If there are no members, they differ in more than weights and buffers, or their optimizer
-            mixes the elements of a parameter.
+        InputError: If there are no members, they differ in more than weights and buffers, names do not go
+            with them, or their optimizer mixes the elements of a parameter.
     """
 
     def __init__(self, members: Sequence[SupervisedModule], names: Sequence[str] | None = None) -> None:
@@ -44,6 +44,9 @@ class StackedModule(SupervisedModule):
         if names is not None and len(names) != len(members):
             raise InputError(f"{len(names)} names do not go with {len(members)} members")
         self.names = list(names) if names else [f"member_{k + 1}" for k in range(len(members))]
+        if len(set(self.names)) < len(self.names):
+            raise InputError(f"names must differ, or one member's metrics would hide another's: {self.names}")
+        self.num_members = len(self.names)
         self.member_hparams = [dict(member.hparams) for member in members]
         # A member whose parameters carry the leading dimension: what it configures, it configures for all.
         self.stacked = copy.deepcopy(members[0])

@@ -1,5 +1,7 @@
 """The linear model: its predictions, its analytic solution, and the step by which it learns."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -58,8 +60,9 @@ def least_squares(X: Tensor, y: Tensor) -> Tensor:
     scale = X.norm(dim=0)
     scale = torch.where(scale > 0, scale, 1)  # a column of zeros stays one, and lowers the rank
     U, singular, Vh = torch.linalg.svd(X / scale, full_matrices=False)
-    negligible = max(X.shape) * torch.finfo(X.dtype).eps * singular.amax() if len(singular) else 0.0
-    rank = int((singular > negligible).sum())
+    # Rounding errors of n rows grow as the root of n.
+    errors = max(math.sqrt(len(X)), X.shape[1]) * torch.finfo(X.dtype).eps
+    rank = int((singular > errors * singular.amax()).sum()) if len(singular) else 0
     if rank < X.shape[1]:
         raise InputError(
             f"the design matrix X has rank {rank} and {X.shape[1]} columns, so its solution is not unique: "

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from d2l_lightning.errors import require_positive
+from d2l_lightning.errors import require_positive, require_same_shape
 
 
 def normal_density(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
@@ -40,9 +40,10 @@ def gaussian_negative_log_likelihood(y_hat: Tensor, y: Tensor, std: float = 1.0)
         The sum over all targets, a scalar.
 
     Raises:
-        InputError: If the standard deviation is not positive.
+        InputError: If the standard deviation is not positive, or the shapes differ.
 
     Source: Section 3.1, eq. 3.1.16.
     """
     require_positive(std=std)
+    require_same_shape(y_hat=y_hat, y=y)
     return (math.log(2 * math.pi * std**2) / 2 + (y - y_hat) ** 2 / (2 * std**2)).sum()

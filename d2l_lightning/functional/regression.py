@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from d2l_lightning.errors import require_same_shape
+
 
 def squared_loss(y_hat: Tensor, y: Tensor) -> Tensor:
     """Half the squared error of each example.
@@ -13,8 +15,12 @@ def squared_loss(y_hat: Tensor, y: Tensor) -> Tensor:
     Returns:
         ``(y_hat - y)**2 / 2``, of that shape, in the square of the unit.
 
+    Raises:
+        InputError: If the shapes differ.
+
     Source: Section 3.1, eq. 3.1.5.
     """
+    require_same_shape(y_hat=y_hat, y=y)
     return (y_hat - y).square() / 2
 
 
@@ -28,8 +34,12 @@ def squared_error(y_hat: Tensor, y: Tensor) -> Tensor:
     Returns:
         ``(y_hat - y)**2``, of that shape, in the square of the unit.
 
+    Raises:
+        InputError: If the shapes differ.
+
     Source: Section 3.5.2.
     """
+    require_same_shape(y_hat=y_hat, y=y)
     return (y_hat - y).square()
 
 
@@ -43,8 +53,12 @@ def squared_log_error(y_hat: Tensor, y: Tensor) -> Tensor:
     Returns:
         ``(log(max(y_hat, 1)) - log(y))**2``, of that shape, without unit.
 
+    Raises:
+        InputError: If the shapes differ.
+
     Source: Section 4.10, the summand of eq. 4.10.2.
     """
+    require_same_shape(y_hat=y_hat, y=y)
     return (y_hat.clamp(min=1).log() - y.log()).square()
 
 

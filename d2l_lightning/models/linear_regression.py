@@ -5,8 +5,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (its usual name)
+from torch.nn.utils import skip_init
 
-from d2l_lightning.errors import InputError, require_not_negative, require_positive
+from d2l_lightning.errors import InputError, require_not_negative, require_positive, require_same_shape
 from d2l_lightning.functional.linear import linear
 from d2l_lightning.functional.regression import squared_loss
 from d2l_lightning.module import SupervisedModule
@@ -45,6 +46,11 @@ class LinearRegressionScratch(SupervisedModule):
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return half the squared error of each example: shape ``(B,)``."""
         return squared_loss(self(X), y)
+
+    def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Return half the squared error, as the loss and as what all linear models have: shape ``(B,)``."""
+        losses = self.example_losses(X, y)
+        return {"loss": losses, "squared_loss": losses}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return minibatch SGD over weights and bias."""
@@ -91,8 +97,10 @@ class LinearRegression(SupervisedModule):
             raise InputError(f"loss must be one of {', '.join(get_args(Loss))}, not {loss!r}")
         self.save_hyperparameters()
         self.loss_name = loss
-        self.net = nn.Linear(num_inputs, 1, bias)
-        if sigma is not None:
+        if sigma is None:
+            self.net = nn.Linear(num_inputs, 1, bias)
+        else:  # without the layer's own draw, so that one seed gives the weights of the model from scratch
+            self.net = skip_init(nn.Linear, num_inputs, 1, bias)
             nn.init.normal_(self.net.weight, std=sigma)
             if bias:
                 nn.init.zeros_(self.net.bias)
@@ -105,7 +113,15 @@ class LinearRegression(SupervisedModule):
 
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return the loss of each example: shape ``(B,)``."""
+        return self._losses_of(self(X), y)
+
+    def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Return the loss, and half the squared error, which all linear models have: shape ``(B,)``."""
         y_hat = self(X)
+        return {"loss": self._losses_of(y_hat, y), "squared_loss": squared_loss(y_hat, y)}
+
+    def _losses_of(self, y_hat: Tensor, y: Tensor) -> Tensor:
+        require_same_shape(y_hat=y_hat, y=y)
         match self.loss_name:
             case "absolute":
                 return F.l1_loss(y_hat, y, reduction="none")

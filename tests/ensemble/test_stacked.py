@@ -268,6 +268,8 @@ def test_what_cannot_be_stacked() -> None:
         StackedModule([one, other])
     with pytest.raises(InputError, match="one class"):
         StackedModule([one, Penalised(0.1)])
+    with pytest.raises(InputError, match="names must differ"):
+        StackedModule([PriceRegressor(6), PriceRegressor(6)], ["a", "a"])
     with pytest.raises(InputError, match="2 names do not go with 1 members"):
         StackedModule([one], ["a", "b"])
 

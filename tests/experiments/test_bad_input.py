@@ -39,6 +39,7 @@ CASES = {
         (["--noise", "-0.5"], "noise must not be negative"),
         (["--lr", "0"], "lr must be positive"),
         (["--w", ".nan"], "w[0] must be a finite number"),
+        (["--num_train", "101", "--batch_size", "1"], "a member with 80 rows cannot take part in 81 steps"),
     ],
     "weight_decay": [
         (["--lambdas", "0", "-3"], "lambdas must not be negative; it is -3"),
@@ -50,7 +51,8 @@ CASES = {
         (["--path_from", "5", "--path_to", "1"], "path_from below path_to"),
         (["--path_members", "-1"], "path_members must not be negative"),
         (["--path_members", "1"], "at least 2 members"),
-        (["--concise_sigma", "-1"], "sigma must not be negative; it is -1"),
+        (["--concise_sigma", "-1"], "concise_sigma must not be negative; it is -1"),
+        (["--limit_val_batches", "0"], "leaves nothing to evaluate on"),
         (["--book", "9.9"], "book: "),
         (["--lambdas", "--l1_lambdas", "--path_members", "0"], "there is nothing to fit"),
     ],

@@ -18,6 +18,13 @@ def test_the_likelihood_finds_the_weights_of_the_squared_loss(tmp_path: Path, no
     assert by_loss != pytest.approx([2, -3.4, 4.2], rel=0, abs=1e-6)  # found, not known
 
 
+def test_a_narrow_density_beside_a_wide_one(tmp_path: Path) -> None:
+    results = run_results(
+        "normal_distribution", tmp_path / "run", "--means", "0", "1", "--stds", "0.01", "10"
+    )
+    assert [told["integral"] for told in results["densities"]] == pytest.approx([1, 1], abs=1e-5)
+
+
 def test_densities(tmp_path: Path) -> None:
     results = run_results("normal_distribution", tmp_path / "run", "--means", "-1", "7", "--stds", "0.5", "2")
     for told, mean, std in zip(results["densities"], (-1, 7), (0.5, 2), strict=True):

@@ -22,7 +22,7 @@ def medians(degree: int, epochs: int) -> tuple[list[float], float, float]:
     X, y = torch.stack([draw.X for draw in draws]), torch.stack([draw.y for draw in draws])
     lean_trainer(max_epochs=epochs).fit(members, StackedData(X, y, rows, 10, seed=0))
     weights = torch.stack([member.get_w_b()[0] for member in members.unstack()])  # type: ignore[operator]
-    losses = [members.evaluated[f"{stage}/loss"].median().item() for stage in ("train", "val")]
+    losses = [members.evaluated[f"{stage}/squared_loss"].median().item() for stage in ("train", "val")]
     return weights.median(dim=0).values.tolist(), losses[0], losses[1]
 
 
@@ -50,7 +50,8 @@ def test_what_a_run_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert fits["3"]["weights"] == model.get_w_b()[0].tolist()
     for stage, name in (("train", "train_loss"), ("val", "test_loss")):
         rows = data.rows[stage]
-        assert fits["3"][name] == pytest.approx(model.loss(data.X[rows], data.y[rows]).item(), rel=1e-5)
+        half = model.loss(data.X[rows], data.y[rows]).item() / 2
+        assert fits["3"][name] == pytest.approx(half, rel=1e-5)
     selection = results["selection"]
     assert len(selection["val_loss"]) == 6
     assert selection["degree"] == selection["val_loss"].index(min(selection["val_loss"]))
@@ -82,3 +83,11 @@ def test_few_rows_and_another_truth(tmp_path: Path) -> None:
     results = run_results("polynomial_regression", tmp_path / "run", *QUICK, *flags)
     assert results["half_squared"] == {}
     assert len(results["exact"]["train_loss"]) == 8  # degrees that eight rows determine
+    assert results["exact"]["train_loss"][7] < 1e-12  # eight weights go through eight points
+
+
+def test_a_degree_that_no_draw_determines(tmp_path: Path) -> None:
+    flags = ["--degrees", "60", "--epochs", "1", "--max_degree", "40", "--max_epochs", "1", "--lr", "0.001"]
+    results = run_results("polynomial_regression", tmp_path / "run", *flags)
+    assert 20 < len(results["exact"]["train_loss"]) <= 41
+    assert len(results["selection"]["val_loss"]) == 41

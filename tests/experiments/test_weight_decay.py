@@ -47,9 +47,9 @@ def test_a_member_of_the_path_is_a_fit_alone(tmp_path: Path) -> None:
     flags = ["--l1_lambdas", "--path_members", "2", "--path_from", "0.5", "--path_to", "3"]
     results = run_results("weight_decay", tmp_path / "run", "--lambdas", "0.5", "3", *flags)
     fits = by_model(results)
-    # Another draw of initial weights, the same data: near, not equal.
     for k, lambd in enumerate((0.5, 3.0)):
-        assert results["path"]["w_norm"][k] == pytest.approx(fits["scratch", lambd]["w_norm"], rel=0.3)
+        for figure in ("w_norm", "train_loss", "val_loss"):
+            assert results["path"][figure][k] == pytest.approx(fits["scratch", lambd][figure], rel=1e-4)
 
 
 def test_section_4_5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,6 +59,9 @@ def test_section_4_5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert 12 < fits[model, 0.0]["w_norm"] < 16
         assert 0.2 < fits[model, 3.0]["w_norm"] < 0.6
         assert fits[model, 3.0]["val_loss"] < fits[model, 0.0]["val_loss"] / 100
+    for lambd in (0.0, 3.0):  # the same loss, the same weights to begin with: the same fit
+        for figure in ("w_norm", "val_loss"):
+            assert fits["scratch", lambd][figure] == pytest.approx(fits["concise", lambd][figure], rel=1e-4)
     assert fits["l1 proximal", 1.5]["zero_weights"] > 150
     assert "13.26" in capsys.readouterr().out
     assert not (tmp_path / "run" / "figures" / "path.png").exists()

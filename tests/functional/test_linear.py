@@ -62,6 +62,15 @@ def test_a_rank_below_the_number_of_columns_is_told(X: Tensor, rank: int, column
         least_squares(X, torch.zeros(len(X)))
 
 
+@pytest.mark.parametrize("n", [100, 1_000_000])
+def test_many_rows_in_single_precision_keep_their_rank(n: int) -> None:
+    x = torch.randn(n, generator=torch.Generator().manual_seed(0)) + 10
+    X = torch.stack([x, torch.ones(n)], dim=1)
+    assert least_squares(X, 2 * x - 3).tolist() == pytest.approx([2, -3], abs=1e-2)
+    with pytest.raises(InputError, match="rank 2 and 3 columns"):
+        least_squares(torch.stack([x, torch.ones(n), 3 * x - 1], dim=1), x)
+
+
 def test_bad_input() -> None:
     X, y = draw(4, 2, 0)
     with pytest.raises(InputError, match=r"X of shape \(4, 2\) does not go with y of shape \(3,\)"):

@@ -2,6 +2,7 @@
 
 import doctest
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional import mean_squared_error
 
 from d2l_lightning import module, notebooks
+from d2l_lightning.errors import InputError
 from d2l_lightning.functional import linear, polynomial, regression
 from d2l_lightning.functional.regression import log_rmse, squared_error, squared_log_error, squared_loss
 
@@ -43,6 +45,12 @@ def test_squared_loss_is_half_the_square_of_each() -> None:
     losses = squared_loss(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5]))
     assert losses.tolist() == [2.0, 0.125]
     assert squared_error(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5])).tolist() == [4.0, 0.25]
+
+
+@pytest.mark.parametrize("loss", [squared_loss, squared_error, squared_log_error, log_rmse])
+def test_shapes_that_would_broadcast_are_refused(loss: Callable[..., torch.Tensor]) -> None:
+    with pytest.raises(InputError, match=r"y_hat of shape \(3,\) does not go with y of shape \(3, 1\)"):
+        loss(torch.ones(3), torch.ones(3, 1))
 
 
 def test_predictions_below_one_count_as_one() -> None:

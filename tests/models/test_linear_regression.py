@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
+from d2l_lightning.callbacks.history import History
 from d2l_lightning.data.regression import SyntheticRegressionData
 from d2l_lightning.errors import InputError
 from d2l_lightning.models.linear_regression import LinearRegression, LinearRegressionScratch
@@ -36,7 +37,7 @@ def twins(lr: float = 0.03, **settings: Any) -> tuple[LinearRegressionScratch, L
 
 def step_losses(model: Any, trainer: Callable[..., Trainer], data: Any, **flags: Any) -> list[float]:
     watch = StepLosses()
-    trainer(max_epochs=3, callbacks=[watch], **flags).fit(model, data)
+    trainer(**{"max_epochs": 3, **flags, "callbacks": [watch]}).fit(model, data)
     return watch.losses
 
 
@@ -224,6 +225,29 @@ def test_the_books_figures_over_five_seeds(trainer: Callable[..., Trainer]) -> N
     assert all(error < 0.05 for error in medians["concise"])
     for before, after in zip(medians["scratch"], medians["longer"], strict=True):
         assert after < before / 10
+
+
+def test_a_column_of_targets_is_refused_not_broadcast() -> None:
+    X, y = torch.randn(6, 2), torch.randn(6, 1)
+    for model in (LinearRegressionScratch(2), LinearRegression(2), LinearRegression(2, loss="absolute")):
+        with pytest.raises(InputError, match=r"y_hat of shape \(6,\) does not go with y of shape \(6, 1\)"):
+            model.loss(X, y)
+
+
+def test_the_squared_loss_is_told_whatever_the_loss(trainer: Callable[..., Trainer]) -> None:
+    data = SyntheticRegressionData(num_train=50, num_val=30, watch_train=True)
+    model = LinearRegression(2, loss="absolute")
+    history = History()
+    trainer(max_epochs=2, logger=[history], check_val_every_n_epoch=2).fit(model, data)
+    error = model(data.X) - data.y
+    for stage, rows in data.rows.items():
+        half = error[rows].square().mean() / 2
+        torch.testing.assert_close(model.evaluated[f"{stage}/squared_loss"], half)
+    torch.testing.assert_close(model.evaluated["val/loss"], error[50:].abs().mean())
+    # Training's own loss is logged every epoch, and never as something else.
+    assert "train/loss" not in model.evaluated
+    assert history.curve("train/loss")[0] == [1, 2]
+    assert history.curve("train/squared_loss")[0] == [2]
 
 
 def test_example_weights(trainer: Callable[..., Trainer]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from d2l_lightning.data.regression import HighDimensionalData
 from d2l_lightning.ensemble.data import StackedData
@@ -16,7 +16,7 @@ from d2l_lightning.errors import InputError
 from d2l_lightning.functional.penalties import l2_penalty
 from d2l_lightning.models.linear_regression import LinearRegressionScratch
 from d2l_lightning.models.weight_decay import Lasso, WeightDecay, WeightDecayScratch
-from tests.models.test_linear_regression import step_losses
+from tests.models.test_linear_regression import StepLosses, step_losses
 
 LAMBDAS = [0.0, 0.1, 1.0, 3.0]
 
@@ -25,21 +25,35 @@ def data_of(seed: int = 0) -> HighDimensionalData:
     return HighDimensionalData(seed=seed, watch_train=True)
 
 
+class StepPenalties(Callback):
+    """Keeps lambda times the penalty of the weights that each step begins with."""
+
+    def __init__(self) -> None:
+        self.penalties: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.penalties.append((pl_module.lambd * l2_penalty(pl_module.w)).item())
+
+
 @pytest.mark.parametrize("lambd", [0.0, 3.0])
 def test_scratch_is_concise_at_every_step(trainer: Callable[..., Trainer], lambd: float) -> None:
-    scratch = WeightDecayScratch(200, lambd)
-    concise = WeightDecay(200, lambd, loss="half_squared")
-    concise.net.load_state_dict({"weight": scratch.w.detach()[None], "bias": scratch.b.detach()[None]})
+    torch.manual_seed(0)
+    scratch = WeightDecayScratch(200, lambd).double()
+    torch.manual_seed(0)
+    concise = WeightDecay(200, lambd, loss="half_squared").double()
+    assert torch.equal(scratch.w, concise.net.weight[0])  # one seed, the same weights
     data = data_of()
-    ours, theirs = step_losses(scratch, trainer, data), step_losses(concise, trainer, data)
-    assert ours[0] - theirs[0] == pytest.approx(
-        lambd * l2_penalty(WeightDecayScratch(200, 0).w).item(), rel=0.5
-    )  # what is minimised has the penalty in it; what the optimizer does, has not
-    torch.testing.assert_close(scratch.get_w_b(), concise.get_w_b(), rtol=0, atol=1e-6)
-    for metric in ("train/loss", "val/loss"):
-        torch.testing.assert_close(scratch.evaluated[metric], concise.evaluated[metric], rtol=0, atol=1e-6)
-    if lambd == 0:
-        assert ours == pytest.approx(theirs, rel=0, abs=1e-6)
+    data.X, data.y = data.X.double(), data.y.double()
+    watch, penalties = StepLosses(), StepPenalties()
+    trainer(max_epochs=5, callbacks=[watch, penalties]).fit(scratch, data)
+    theirs = step_losses(concise, trainer, data, max_epochs=5)
+    # What scratch minimises has the penalty in it; what the optimizer does, has not.
+    ours = [loss - penalty for loss, penalty in zip(watch.losses, penalties.penalties, strict=True)]
+    assert len(ours) == 20
+    assert ours == pytest.approx(theirs, rel=0, abs=1e-9)
+    assert (max(penalties.penalties) > 1e-3) is (lambd > 0)
+    torch.testing.assert_close(scratch.get_w_b(), concise.get_w_b(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(scratch.evaluated, concise.evaluated)
 
 
 def test_without_lambda_it_is_linear_regression(trainer: Callable[..., Trainer]) -> None:
@@ -106,12 +120,29 @@ def test_lambdas_side_by_side_are_each_alone(
         torch.testing.assert_close(cast(Any, back).get_w_b(), (w, b), rtol=1e-4, atol=1e-6)
         assert dict(back.hparams) == dict(model.hparams)
         assert cast(Any, back).lambd == LAMBDAS[k]
+        assert set(model.evaluated) == {"val/loss", "train/squared_loss", "val/squared_loss"}
         for metric, value in model.evaluated.items():
             torch.testing.assert_close(stacked.evaluated[metric][k], value, rtol=1e-4, atol=1e-6)
         norms.append(w.norm().item())
     if clip is None and settings == {}:  # the l1 subgradient overshoots where lambda is large
         assert norms == sorted(norms, reverse=True)
         assert norms[-1] < 0.7 * norms[0]
+
+
+def test_a_fit_of_a_lasso_goes_on_from_a_checkpoint(trainer: Callable[..., Trainer], tmp_path: Any) -> None:
+    start = Lasso(200, 0.05).state_dict()
+    weights = []
+    for stop in (6, 3):
+        model = Lasso(200, 0.05)
+        model.load_state_dict(start)
+        fit = trainer(max_epochs=stop)
+        fit.fit(model, data_of())
+        fit.save_checkpoint(tmp_path / "m.ckpt")
+        weights.append(model.get_w_b()[0])
+    resumed = Lasso(200, 0.05)
+    trainer(max_epochs=6).fit(resumed, data_of(), ckpt_path=tmp_path / "m.ckpt", weights_only=True)
+    assert torch.equal(resumed.get_w_b()[0], weights[0])
+    assert not torch.equal(weights[1], weights[0])
 
 
 def test_what_is_no_buffer_must_still_be_equal() -> None:
