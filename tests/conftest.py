@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,17 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from d2l_lightning.data.fashion_mnist import SYSTEM_FOLDER
 from d2l_lightning.run import run_experiment
 
 ROOT = Path(__file__).parents[1]
+
+
+# CI, which installs the data, does not want its absence skipped.
+needs_fashion_mnist = pytest.mark.skipif(
+    not SYSTEM_FOLDER.is_dir() and "CI_HAS_FASHION_MNIST" not in os.environ,
+    reason=f"Fashion-MNIST is not in {SYSTEM_FOLDER}: install Debian's package dataset-fashion-mnist",
+)
 
 
 def lean_trainer(**flags: Any) -> Trainer:

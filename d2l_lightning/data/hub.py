@@ -33,6 +33,13 @@ DATA_HUB: dict[str, tuple[str, str]] = {
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
+def cache_folder() -> Path:
+    """Return the default cache folder."""
+    import pooch
+
+    return Path(os.environ.get("D2L_LIGHTNING_CACHE") or pooch.os_cache("d2l_lightning"))
+
+
 def download(name: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the path of a verified copy of a file in `DATA_HUB`, fetched only where the cache has none.
 

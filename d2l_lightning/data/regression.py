@@ -1,7 +1,7 @@
 """Data of one target: a person's own tensors, and synthetic data whose true weights are known."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -9,7 +9,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from d2l_lightning.batches import ShuffledBatches, data_generator, shuffled_order
-from d2l_lightning.errors import InputError, require_finite, require_not_negative, require_positive
+from d2l_lightning.errors import (
+    InputError,
+    require_finite,
+    require_known,
+    require_not_negative,
+    require_positive,
+)
 from d2l_lightning.functional.linear import linear
 from d2l_lightning.functional.polynomial import polynomial_features
 
@@ -84,8 +90,7 @@ class RegressionData(LightningDataModule):
         require_positive(num_train=num_train, batch_size=batch_size)
         if num_train > len(y):
             raise InputError(f"num_train is {num_train}, and there are {len(y)} rows")
-        if loader not in get_args(Loader):
-            raise InputError(f"loader must be one of {', '.join(get_args(Loader))}, not {loader!r}")
+        require_known("loader", loader, Loader)
         require_finite(X=X, y=y)
         self.X, self.y, self.num_train = X, y, num_train
         self.batch_size, self.seed, self.loader, self.watch_train = batch_size, seed, loader, watch_train
