@@ -1,7 +1,7 @@
 """The one error that tells a person, not a programmer, what to put right, and the checks that many share."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,12 @@ def require_not_negative(**values: float) -> None:
         if not value >= 0 or value == math.inf:
             wanted = "be finite" if value == math.inf else "not be negative"
             raise InputError(f"{name} must {wanted}; it is {value}")
+
+
+def require_known(what: str, name: str, known: Any) -> None:
+    """Raise an InputError that lists the known names, those of a ``Literal``, if this is none of them."""
+    if name not in get_args(known):
+        raise InputError(f"{what} must be one of {', '.join(get_args(known))}, not {name!r}")
 
 
 def require_same_shape(**values: "Tensor") -> None:

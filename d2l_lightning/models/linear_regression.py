@@ -1,13 +1,19 @@
 """Linear regression: with parameters, loss and optimizer of its own, and with the framework's."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (its usual name)
 from torch.nn.utils import skip_init
 
-from d2l_lightning.errors import InputError, require_not_negative, require_positive, require_same_shape
+from d2l_lightning.errors import (
+    InputError,
+    require_known,
+    require_not_negative,
+    require_positive,
+    require_same_shape,
+)
 from d2l_lightning.functional.linear import linear
 from d2l_lightning.functional.regression import squared_loss
 from d2l_lightning.module import SupervisedModule
@@ -93,8 +99,7 @@ class LinearRegression(SupervisedModule):
         super().__init__()
         require_positive(num_inputs=num_inputs, lr=lr, huber_threshold=huber_threshold)
         require_not_negative(sigma=sigma or 0.0)
-        if loss not in get_args(Loss):
-            raise InputError(f"loss must be one of {', '.join(get_args(Loss))}, not {loss!r}")
+        require_known("loss", loss, Loss)
         self.save_hyperparameters()
         self.loss_name = loss
         if sigma is None:

@@ -2,26 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from d2l_lightning.errors import InputError, require_not_negative, require_positive
+from d2l_lightning.errors import InputError, require_known, require_not_negative, require_positive
 from d2l_lightning.functional.regression import squared_log_error, squared_loss
+from d2l_lightning.models.layers import Activation, make_activation
 from d2l_lightning.module import SupervisedModule
 
 # Where predictions of the logarithm start, in dollars.
 TYPICAL_PRICE = 100_000.0
-
-Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-}
 
 
 class PriceRegressor(SupervisedModule):
@@ -57,10 +48,7 @@ class PriceRegressor(SupervisedModule):
         super().__init__()
         if any(size < 1 for size in hidden_sizes):
             raise InputError(f"hidden_sizes must be positive, not {list(hidden_sizes)}")
-        if activation not in get_args(Activation):
-            raise InputError(
-                f"activation must be one of {', '.join(get_args(Activation))}, not {activation!r}"
-            )
+        require_known("activation", activation, Activation)
         if not 0 <= dropout < 1:
             raise InputError(f"dropout must be in [0, 1), not {dropout}")
         require_positive(lr=lr)
@@ -69,7 +57,7 @@ class PriceRegressor(SupervisedModule):
         layers: list[nn.Module] = []
         width = num_features
         for size in hidden_sizes:
-            layers += [nn.Linear(width, size), _ACTIVATIONS[activation](), nn.Dropout(dropout)]
+            layers += [nn.Linear(width, size), make_activation(activation), nn.Dropout(dropout)]
             width = size
         output = nn.Linear(width, 1)
         self.net = nn.Sequential(*layers, output)

@@ -1,11 +1,11 @@
 """Linear regression whose weights are held small: l2 and l1, from scratch and by the optimizer."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from d2l_lightning.errors import InputError, require_not_negative
+from d2l_lightning.errors import require_known, require_not_negative
 from d2l_lightning.functional.penalties import l1_penalty, l2_penalty
 from d2l_lightning.models.linear_regression import LinearRegression, LinearRegressionScratch, Loss
 from d2l_lightning.optim import ProximalSGD
@@ -41,8 +41,7 @@ class WeightDecayScratch(LinearRegressionScratch):
     ) -> None:
         super().__init__(num_inputs, lr, sigma)
         require_not_negative(lambd=lambd)
-        if penalty not in get_args(Penalty):
-            raise InputError(f"penalty must be one of {', '.join(get_args(Penalty))}, not {penalty!r}")
+        require_known("penalty", penalty, Penalty)
         self.save_hyperparameters()
         self.register_buffer("lambd", torch.tensor(float(lambd)), persistent=False)
         self.penalty = _PENALTIES[penalty]

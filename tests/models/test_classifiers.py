@@ -1,0 +1,154 @@
+"""Classifiers from scratch and concisely: the same thing at every step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from d2l_lightning.errors import InputError
+from d2l_lightning.models.layers import initialize, make_activation
+from d2l_lightning.models.mlp import MLP, MLPScratch
+from d2l_lightning.models.softmax_regression import SoftmaxRegression, SoftmaxRegressionScratch
+from tests.models.test_linear_regression import step_losses
+
+SIZES: dict[str, Any] = {"num_inputs": 36, "num_outputs": 4}
+
+
+class Blobs(LightningDataModule):
+    """Images of 6 by 6 whose class is where they are brightest."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.y = torch.randint(4, (200,), generator=generator)
+        self.X = torch.rand(200, 6, 6, generator=generator, dtype=torch.float64)
+        self.X[torch.arange(200), self.y] += 1
+        self.X = self.X.to(dtype)
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(self.X, self.y), batch_size=32)
+
+    val_dataloader = train_dataloader
+
+
+def softmax_twins() -> tuple[Any, Any]:
+    scratch, concise = SoftmaxRegressionScratch(**SIZES), SoftmaxRegression(**SIZES)
+    concise.net.load_state_dict({"weight": scratch.W.detach().T, "bias": scratch.b.detach()})
+    return scratch, concise
+
+
+def mlp_twins() -> tuple[Any, Any]:
+    scratch, concise = MLPScratch(**SIZES, num_hiddens=16), MLP(**SIZES, hidden_sizes=[16])
+    weights = {"weight": scratch.W1.detach().T, "bias": scratch.b1.detach()}
+    cast(nn.Linear, concise.net[0]).load_state_dict(weights)
+    weights = {"weight": scratch.W2.detach().T, "bias": scratch.b2.detach()}
+    cast(nn.Linear, concise.net[2]).load_state_dict(weights)
+    return scratch, concise
+
+
+@pytest.mark.parametrize("twins", [softmax_twins, mlp_twins], ids=["softmax regression", "mlp"])
+@pytest.mark.parametrize("clip", [None, 0.2])
+def test_scratch_is_concise_at_every_step(
+    trainer: Callable[..., Trainer], twins: Callable[[], tuple[Any, Any]], clip: float | None
+) -> None:
+    scratch, concise = twins()
+    flags = {"max_epochs": 10, "gradient_clip_val": clip}
+    ours = step_losses(scratch, trainer, Blobs(), **flags)
+    theirs = step_losses(concise, trainer, Blobs(), **flags)
+    assert ours == pytest.approx(theirs, rel=0, abs=1e-5)
+    assert ours[-1] < ours[0]
+    for metric, value in concise.evaluated.items():
+        torch.testing.assert_close(scratch.evaluated[metric], value, rtol=0, atol=1e-5)
+    X = Blobs().X
+    torch.testing.assert_close(scratch(X), concise(X), rtol=1e-4, atol=1e-5)
+
+
+def test_metrics_are_over_the_epochs_rows(trainer: Callable[..., Trainer]) -> None:
+    model, data = SoftmaxRegression(**SIZES, lr=0.5), Blobs()
+    trainer(max_epochs=5).fit(model, data)
+    logits = model(data.X)
+    assert model.evaluated["val/accuracy"] == (logits.argmax(dim=1) == data.y).float().mean()
+    torch.testing.assert_close(model.evaluated["val/loss"], nn.functional.cross_entropy(logits, data.y))
+    assert model.evaluated["val/accuracy"] > 0.9
+
+
+def test_hidden_layers_are_as_asked_for() -> None:
+    model = MLP(hidden_sizes=[8, 3], activation="tanh")
+    assert [type(layer).__name__ for layer in model.net] == ["Linear", "Tanh", "Linear", "Tanh", "Linear"]
+    assert [layer.out_features for layer in model.net if isinstance(layer, nn.Linear)] == [8, 3, 10]
+    assert model(torch.rand(2, 28, 28)).shape == (2, 10)
+
+
+def test_initial_weights_by_name() -> None:
+    torch.manual_seed(0)
+    n_in, n_out = 400, 300
+    deviations = {
+        "normal": 0.05,
+        "xavier_uniform": (2 / (n_in + n_out)) ** 0.5,
+        "xavier_normal": (2 / (n_in + n_out)) ** 0.5,
+        "kaiming": (2 / n_in) ** 0.5,
+        "default": (1 / (3 * n_in)) ** 0.5,
+    }
+    for name, deviation in deviations.items():
+        layer = nn.Linear(n_in, n_out)
+        initialize(layer, cast(Any, name), sigma=0.05)
+        assert layer.weight.std().item() == pytest.approx(deviation, rel=0.02), name
+        assert layer.weight.mean().item() == pytest.approx(0, abs=0.001)
+        assert (layer.bias.abs().sum() == 0) == (name != "default")
+        if name == "xavier_uniform":  # eq. 4.8.6
+            bound = (6 / (n_in + n_out)) ** 0.5
+            assert layer.weight.abs().max().item() == pytest.approx(bound, rel=0.001)
+
+
+@pytest.mark.parametrize("model", [*softmax_twins(), *mlp_twins()], ids=lambda m: type(m).__name__)
+def test_a_checkpoint_gives_the_model_back(
+    model: Any, trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    fit = trainer(max_epochs=1)
+    fit.fit(model, Blobs())
+    fit.save_checkpoint(tmp_path / "m.ckpt", weights_only=True)
+    back = type(model).load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
+    assert torch.equal(back(Blobs().X), model(Blobs().X))
+
+
+@pytest.mark.parametrize("model", [*softmax_twins(), *mlp_twins()], ids=lambda m: type(m).__name__)
+def test_images_that_do_not_fit(model: Any) -> None:
+    with pytest.raises(InputError, match=r"X of shape \(5, 7, 6\) does not go with num_inputs, 36"):
+        model(torch.rand(5, 7, 6))
+    with pytest.raises(InputError, match=r"must hold floating-point numbers, not torch\.uint8"):
+        model(torch.zeros(5, 6, 6, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MLP(hidden_sizes=[]), "hidden_sizes must name at least one positive width"),
+        (lambda: MLP(hidden_sizes=[4, 0]), "hidden_sizes must name at least one positive width"),
+        (lambda: MLP(activation=cast(Any, "step")), "activation must be one of relu, .* not 'step'"),
+        (
+            lambda: MLP(initialization=cast(Any, "zeros")),
+            "initialization must be one of default, .* not 'zeros'",
+        ),
+        (lambda: MLP(lr=0.0), "lr must be positive"),
+        (lambda: MLPScratch(num_hiddens=0), "num_hiddens must be positive"),
+        (lambda: MLPScratch(sigma=-1.0), "sigma must not be negative"),
+        (lambda: SoftmaxRegressionScratch(num_outputs=0), "num_outputs must be positive"),
+        (lambda: SoftmaxRegression(lr=float("nan")), "lr must be positive"),
+        (lambda: make_activation(cast(Any, "")), "activation must be one of"),
+    ],
+)
+def test_bad_settings(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_predictions_are_logits(trainer: Callable[..., Trainer]) -> None:
+    model, data = MLP(**SIZES), Blobs()
+    found = trainer().predict(model, data.train_dataloader())
+    logits = torch.cat(cast(list[Tensor], found))
+    torch.testing.assert_close(logits, model(data.X))
