@@ -7,6 +7,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from torch import Tensor
 
 # Okabe and Ito (2008): distinct for all kinds of colour vision, and each with a dash of its own for grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -62,3 +63,47 @@ def log_scale(panel: Axes, axis: Literal["x", "y"] = "y") -> None:
     which.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
     which.set_major_formatter(StrMethodFormatter("{x:g}"))
     which.set_minor_formatter(NullFormatter())
+
+
+def image_grid(images: Tensor, captions: Sequence[tuple[str, bool]], title: str, columns: int = 8) -> Figure:
+    """Return a figure of images, each with a caption; those to be noticed are framed.
+
+    Args:
+        images: Shape ``(n, h, w)``, from 0 to 1.
+        captions: A text for each, and whether all is well with it.
+        title: The figure's.
+        columns: Images in a row.
+    """
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.3 * columns, 1.75 * rows + 0.5), dpi=150, layout="constrained")
+    figure.suptitle(title)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in axes:
+        panel.set_axis_off()
+    for panel, image, (caption, well) in zip(axes, images, captions, strict=False):
+        panel.set_axis_on()
+        panel.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=1)
+        panel.set(xticks=[], yticks=[])
+        # A frame and bold type, not colour alone.
+        panel.set_title(caption, fontsize="small", color="black" if well else COLOURS[1])
+        panel.title.set_fontweight("normal" if well else "bold")
+        for spine in panel.spines.values():
+            spine.set(visible=not well, color=COLOURS[1], linewidth=2)
+    return figure
+
+
+def matrix(counts: Tensor, names: Sequence[str], title: str, xlabel: str, ylabel: str) -> Figure:
+    """Return a figure of a square matrix of counts, written out, shaded by the share of their row."""
+    figure = Figure(figsize=(7.5, 6.5), dpi=150, layout="constrained")
+    panel = figure.subplots()
+    figure.suptitle(title)
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    panel.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    panel.set(xlabel=xlabel, ylabel=ylabel)
+    panel.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    panel.set_yticks(range(len(names)), names)
+    for i, row in enumerate(counts.tolist()):
+        for j, count in enumerate(row):
+            colour = "white" if shares[i, j] > 0.5 else "black"
+            panel.text(j, i, str(count), ha="center", va="center", fontsize="small", color=colour)
+    return figure

@@ -10,6 +10,7 @@ import pytest
 from d2l_lightning.data.kaggle_house import BUNDLED, KaggleHouse
 from d2l_lightning.run import run_experiment
 from tests.conftest import ROOT, load_experiment
+from tests.data.test_fashion_mnist import write
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -49,6 +50,7 @@ def test_a_script_runs_as_the_readme_says(
     for kind in ("train", "test"):
         with gzip.open(BUNDLED / f"kaggle_house_pred_{kind}.csv.gz") as stream:
             Path("my_data", f"{kind}.csv").write_bytes(stream.read())
+    write(Path("my_data"))
     quick = {
         "kaggle_house": ["--max_epochs", "1", "--accelerator", "cpu"],
         "benchmark": ["--epochs", "1", "--repeats", "1"],
@@ -57,6 +59,9 @@ def test_a_script_runs_as_the_readme_says(
         "linear_regression": ["--max_epochs", "1"],
         "polynomial_regression": [*("--max_epochs", "1"), *("--degrees", "3"), *("--epochs", "2")],
         "weight_decay": ["--max_epochs", "1"],
+        "activations": [],
+        "softmax_regression": ["--max_epochs", "1", "--data_dir", "my_data"],
+        "mlp": ["--max_epochs", "1", "--data_dir", "my_data"],
     }[name]
     if "wandb" in words:
         quick += ["--wandb_mode", "disabled"]

@@ -1,0 +1,116 @@
+"""What every experiment with classifiers of Fashion-MNIST does: train them, test them, tell and draw it."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+
+from d2l_lightning.callbacks.history import History
+from d2l_lightning.data.fashion_mnist import LABELS, FashionMNIST
+from d2l_lightning.errors import InputError
+from d2l_lightning.figures import draw_curves, image_grid, matrix, panels
+from d2l_lightning.models.classifier import Classifier
+from d2l_lightning.run import Run
+
+
+def train_and_test(
+    run: Run, data: FashionMNIST, models: Mapping[str, Classifier], title: str, note: str = ""
+) -> dict[str, Any]:
+    """Train classifiers on the same data, test each once, and print and draw what came out.
+
+    Args:
+        run: The run; it is not finished here.
+        data: The data.
+        models: The classifiers by name, which goes before the names of their metrics.
+        title: What is compared, for the table and the figures.
+        note: What to say below the table.
+
+    Returns:
+        ``models``: a name to its ``test_accuracy``, ``test_loss`` and ``class_accuracy`` by class.
+
+    Raises:
+        InputError: If the flags leave nothing to test on.
+    """
+    if (
+        run.trainer_flags.get("limit_test_batches") == 0
+        or run.trainer_flags.get("limit_predict_batches") == 0
+    ):
+        raise InputError("--limit_test_batches and --limit_predict_batches leave nothing to test on")
+    data.prepare_data()
+    data.setup()
+    told: dict[str, Any] = {}
+    for name, model in models.items():
+        model.log_prefix = f"{name}/"
+        trainer = run.trainer(f"model: {name}")
+        trainer.fit(model, data)
+        trainer.test(model, data, verbose=False)
+        tested = model.evaluated
+        logits = torch.cat(cast(list[Tensor], trainer.predict(model, data))).float().cpu()
+        y = data.labels[data.rows["test"]][: len(logits)]
+        per_class = multiclass_accuracy(logits, y, len(LABELS), average=None)
+        told[name] = {
+            "test_accuracy": tested["test/accuracy"].item(),
+            "test_loss": tested["test/loss"].item(),
+            "class_accuracy": dict(zip(LABELS, per_class.tolist(), strict=True)),
+        }
+        run.checkpoint(model, name)
+        counts = multiclass_confusion_matrix(logits, y, len(LABELS))
+        run.figure(confusion(counts, f"{title}: {name}"), f"confusion_{name}")
+        run.figure(predictions(data, logits.argmax(dim=1), f"{title}: {name}"), f"predictions_{name}")
+    run.figure(learning_curves(run.history, list(models), data, title), "learning_curves")
+    show_table(run, told, title, data, note)
+    return {"models": told}
+
+
+def show_table(
+    run: Run, told: Mapping[str, Mapping[str, Any]], title: str, data: FashionMNIST, note: str
+) -> None:
+    """Print test accuracy and loss of all models, and the accuracy of each class."""
+    names = list(told)
+    rows: list[list[str | float]] = [
+        ["all classes", *(told[name]["test_accuracy"] for name in names)],
+        *([label, *(told[name]["class_accuracy"][label] for name in names)] for label in LABELS),
+        ["loss", *(told[name]["test_loss"] for name in names)],
+    ]
+    protocol = (
+        "Validated on the official test rows, as in the book." if data.validate_on_test else
+        "Validated on rows held out of the training rows; the test rows were met once."
+    )  # fmt: skip
+    run.table(f"{title}, accuracy on the test rows", ("", *names), rows, f"{protocol} {note}".strip())
+
+
+def learning_curves(history: History, names: list[str], data: FashionMNIST, title: str) -> Figure:
+    """Draw loss and accuracy of all models over the epochs."""
+    rows = "test" if data.validate_on_test else "validation"
+    figure, axes = panels(
+        ["cross-entropy", "accuracy"], f"{title}: learning curves", "epoch", ["loss", "share of rows"]
+    )
+    draw_curves(
+        axes[0],
+        [
+            (f"{name}, {told}", *history.curve(f"{name}/{stage}/loss"))
+            for name in names
+            for told, stage in (("training", "train"), (f"{rows} rows", "val"))
+        ],
+    )
+    draw_curves(axes[1], [(f"{name}, {rows} rows", *history.curve(f"{name}/val/accuracy")) for name in names])
+    for panel in axes:
+        panel.legend(frameon=False)
+    return figure
+
+
+def confusion(counts: Tensor, title: str) -> Figure:
+    """Draw which classes are taken for which: rows are the truth."""
+    return matrix(counts, LABELS, f"{title}: confusion on the test rows", "predicted", "true")
+
+
+def predictions(data: FashionMNIST, predicted: Tensor, title: str, rows: int = 3, columns: int = 8) -> Figure:
+    """Draw the first test images with their true and predicted names."""
+    first = min(rows * columns, len(predicted))
+    X, y = data.examples(data.rows["test"][:first])
+    names = zip(data.text_labels(y), data.text_labels(predicted[:first]), strict=True)
+    captions = [(f"{true}\n{ours}", true == ours) for true, ours in names]
+    return image_grid(X, captions, f"{title}: the true name above, the predicted below", columns)

@@ -1,0 +1,95 @@
+"""Jobs on Fashion-MNIST tell what their models do, and reach the accepted accuracies."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from d2l_lightning.data.fashion_mnist import LABELS, FashionMNIST
+from d2l_lightning.models.mlp import MLP
+from d2l_lightning.run import run_experiment
+from tests.conftest import load_experiment, needs_fashion_mnist, run_results
+from tests.data.test_fashion_mnist import write
+
+QUICK = ["--max_epochs", "1", "--batch_size", "16"]
+
+
+@pytest.mark.parametrize("name", ["softmax_regression", "mlp"])
+def test_what_a_run_tells(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(write(tmp_path / "data"))
+    results = run_results(name, tmp_path / "run", "--data_dir", folder, *QUICK)
+    assert set(results["models"]) == {"scratch", "concise"}
+    for told in results["models"].values():
+        assert set(told["class_accuracy"]) == set(LABELS)
+        # The tiny test set has two images of each class.
+        mean = statistics.fmean(told["class_accuracy"].values())
+        assert told["test_accuracy"] == pytest.approx(mean, abs=1e-6)
+    assert "Validated on the official test rows, as in the book" in capsys.readouterr().out
+    figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    kinds = [f"{kind}_{model}" for kind in ("confusion", "predictions") for model in results["models"]]
+    assert figures == {"learning_curves", *kinds}
+
+
+def test_another_perceptron_is_trained_alone_and_validated_on_held_out_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(write(tmp_path / "data"))
+    flags = ["--hidden_sizes", "12", "8", "--activation", "tanh", "--initialization", "xavier_normal"]
+    results = run_results(
+        "mlp", tmp_path / "run", "--data_dir", folder, *QUICK, *flags, "--validate_on_test", "false"
+    )
+    assert list(results["models"]) == ["concise"]
+    assert "rows held out of the training rows" in capsys.readouterr().out
+    model = MLP.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "concise.ckpt")
+    data = FashionMNIST(folder)
+    data.setup()
+    X, y = data.examples(data.rows["test"])
+    accuracy = (model(X).argmax(dim=1) == y).float().mean()
+    assert results["models"]["concise"]["test_accuracy"] == pytest.approx(accuracy.item())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lr", "0"], "lr must be positive"),
+        (["--hidden_sizes"], "hidden_sizes must name at least one"),
+        (["--activation", "step"], "activation: "),
+        (["--val_fraction", "2"], "val_fraction must be between 0 and 1"),
+        (["--data_dir", "void"], "lacks train-images-idx3-ubyte"),
+        (["--limit_test_batches", "0"], "leave nothing to test on"),
+    ],
+)
+def test_bad_input(
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run_experiment(load_experiment("mlp").main, flags)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_activations(tmp_path: Path) -> None:
+    results: dict[str, Any] = run_results("activations", tmp_path / "run", "--reach", "3", "--alpha", "0.5")
+    assert results["pReLU"]["value"] == [-1.5, 0, 3]
+    assert results["sigmoid"]["derivative"][1] == 0.25
+    assert results["tanh"]["value"][2] == pytest.approx(torch.tanh(torch.tensor(3.0)).item())
+    assert (tmp_path / "run" / "figures" / "activations.png").exists()
+
+
+@pytest.mark.slow
+@needs_fashion_mnist
+@pytest.mark.parametrize(("name", "accepted"), [("softmax_regression", 0.82), ("mlp", 0.835)])
+def test_accepted_accuracies_over_three_seeds(name: str, accepted: float, tmp_path: Path) -> None:
+    found = [run_results(name, tmp_path / str(seed), "--seed", str(seed))["models"] for seed in range(3)]
+    for model in ("scratch", "concise"):
+        assert statistics.median(models[model]["test_accuracy"] for models in found) >= accepted
