@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from lightning.pytorch import Callback
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
@@ -17,7 +18,12 @@ from d2l_lightning.run import Run
 
 
 def train_and_test(
-    run: Run, data: FashionMNIST, models: Mapping[str, Classifier], title: str, note: str = ""
+    run: Run,
+    data: FashionMNIST,
+    models: Mapping[str, Classifier],
+    title: str,
+    note: str = "",
+    callbacks: Mapping[str, Callback] | None = None,
 ) -> dict[str, Any]:
     """Train classifiers on the same data, test each once, and print and draw what came out.
 
@@ -27,6 +33,7 @@ def train_and_test(
         models: The classifiers by name, which goes before the names of their metrics.
         title: What is compared, for the table and the figures.
         note: What to say below the table.
+        callbacks: What watches the fit of a classifier, by its name.
 
     Returns:
         ``models``: a name to its ``test_accuracy``, ``test_loss`` and ``class_accuracy`` by class.
@@ -44,7 +51,8 @@ def train_and_test(
     told: dict[str, Any] = {}
     for name, model in models.items():
         model.log_prefix = f"{name}/"
-        trainer = run.trainer(f"model: {name}")
+        watching = [callbacks[name]] if callbacks and name in callbacks else []
+        trainer = run.trainer(f"model: {name}", watching)
         trainer.fit(model, data)
         trainer.test(model, data, verbose=False)
         tested = model.evaluated
@@ -70,11 +78,12 @@ def show_table(
 ) -> None:
     """Print test accuracy and loss of all models, and the accuracy of each class."""
     names = list(told)
-    rows: list[list[str | float]] = [
-        ["all classes", *(told[name]["test_accuracy"] for name in names)],
-        *([label, *(told[name]["class_accuracy"][label] for name in names)] for label in LABELS),
-        ["loss", *(told[name]["test_loss"] for name in names)],
-    ]
+    figures = {
+        "all classes": [told[name]["test_accuracy"] for name in names],
+        **{label: [told[name]["class_accuracy"][label] for name in names] for label in LABELS},
+        "loss": [told[name]["test_loss"] for name in names],
+    }
+    rows = [(what, *(f"{value:.4f}" for value in values)) for what, values in figures.items()]
     protocol = (
         "Validated on the official test rows, as in the book." if data.validate_on_test else
         "Validated on rows held out of the training rows; the test rows were met once."
@@ -85,20 +94,16 @@ def show_table(
 def learning_curves(history: History, names: list[str], data: FashionMNIST, title: str) -> Figure:
     """Draw loss and accuracy of all models over the epochs."""
     rows = "test" if data.validate_on_test else "validation"
-    figure, axes = panels(
-        ["cross-entropy", "accuracy"], f"{title}: learning curves", "epoch", ["loss", "share of rows"]
-    )
-    draw_curves(
-        axes[0],
-        [
-            (f"{name}, {told}", *history.curve(f"{name}/{stage}/loss"))
-            for name in names
-            for told, stage in (("training", "train"), (f"{rows} rows", "val"))
-        ],
-    )
-    draw_curves(axes[1], [(f"{name}, {rows} rows", *history.curve(f"{name}/val/accuracy")) for name in names])
-    for panel in axes:
-        panel.legend(frameon=False)
+    metrics = {
+        "loss in training": "train/loss",
+        f"loss, {rows} rows": "val/loss",
+        f"accuracy, {rows} rows": "val/accuracy",
+    }
+    ylabels = ["cross-entropy", "cross-entropy", "share of right predictions"]
+    figure, axes = panels(list(metrics), f"{title}: learning curves", "epoch", ylabels)
+    for panel, metric in zip(axes, metrics.values(), strict=True):
+        draw_curves(panel, [(name.replace("_", " "), *history.curve(f"{name}/{metric}")) for name in names])
+    axes[-1].legend(frameon=False)
     return figure
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from d2l_lightning.data.fashion_mnist import LABELS, FashionMNIST
+from d2l_lightning.models.dropout_mlp import DropoutMLP
 from d2l_lightning.models.mlp import MLP
 from d2l_lightning.run import run_experiment
 from tests.conftest import load_experiment, needs_fashion_mnist, run_results
@@ -78,6 +79,48 @@ def test_bad_input(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dropout_and_its_variants(tmp_path: Path) -> None:
+    folder = str(write(tmp_path / "data"))
+    flags = ["--data_dir", folder, "--max_epochs", "2", "--hidden_sizes", "12", "8", "--num_masks", "3"]
+    results = run_results("dropout", tmp_path / "run", *flags, "--variants", "swapped", "decay_only")
+    assert list(results["models"]) == ["scratch", "concise", "swapped", "decay_only"]
+    hyperparameters = {
+        name: dict(DropoutMLP.load_from_checkpoint(tmp_path / "run" / "checkpoints" / f"{name}.ckpt").hparams)
+        for name in ("concise", "swapped", "decay_only")
+    }
+    assert [h["dropouts"] for h in hyperparameters.values()] == [[0.2, 0.5], [0.5, 0.2], [0.0, 0.0]]
+    assert [h["weight_decay"] for h in hyperparameters.values()] == [0, 0, 0.001]
+    told = results["uncertainty"]
+    assert told["confidence"] == sorted(told["confidence"])
+    assert len(told["accuracy"]) == 10
+    assert all(spread > 0 for spread in told["spread"])
+    variances = results["activation_variance"]
+    assert set(variances) == {"concise", "swapped", "decay_only"}
+    assert all(len(epochs) == 2 and all(len(v) == 2 for v in epochs) for epochs in variances.values())
+    figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert {"uncertainty", "activation_variance", "learning_curves"} <= figures
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dropouts", "0.2", "1.5"], "dropouts must be from 0 to 1, not 1.5"),
+        (["--dropouts", "0.2"], "dropouts must be as many as hidden_sizes"),
+        (["--num_masks", "0"], "num_masks must be positive"),
+        (["--variants", "without", "without"], "variants must name each once"),
+        (["--variants", "halved"], "variants: "),
+    ],
+)
+def test_bad_dropout(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_experiment(load_experiment("dropout").main, [*flags, "--run_dir", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_activations(tmp_path: Path) -> None:
     results: dict[str, Any] = run_results("activations", tmp_path / "run", "--reach", "3", "--alpha", "0.5")
     assert results["pReLU"]["value"] == [-1.5, 0, 3]
@@ -88,7 +131,9 @@ def test_activations(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_fashion_mnist
-@pytest.mark.parametrize(("name", "accepted"), [("softmax_regression", 0.82), ("mlp", 0.835)])
+@pytest.mark.parametrize(
+    ("name", "accepted"), [("softmax_regression", 0.82), ("mlp", 0.835), ("dropout", 0.84)]
+)
 def test_accepted_accuracies_over_three_seeds(name: str, accepted: float, tmp_path: Path) -> None:
     found = [run_results(name, tmp_path / str(seed), "--seed", str(seed))["models"] for seed in range(3)]
     for model in ("scratch", "concise"):

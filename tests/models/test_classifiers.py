@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from d2l_lightning.errors import InputError
+from d2l_lightning.models.dropout_mlp import DropoutMLP, DropoutMLPScratch, probabilities_under_dropout
 from d2l_lightning.models.layers import initialize, make_activation
 from d2l_lightning.models.mlp import MLP, MLPScratch
 from d2l_lightning.models.softmax_regression import SoftmaxRegression, SoftmaxRegressionScratch
@@ -51,7 +52,23 @@ def mlp_twins() -> tuple[Any, Any]:
     return scratch, concise
 
 
-@pytest.mark.parametrize("twins", [softmax_twins, mlp_twins], ids=["softmax regression", "mlp"])
+def dropout_twins(*dropouts: float) -> tuple[Any, Any]:
+    settings: dict[str, Any] = {
+        **SIZES,
+        "hidden_sizes": [16, 8],
+        "dropouts": dropouts or (0.0, 0.0),
+        "lr": 0.1,
+    }
+    scratch, concise = DropoutMLPScratch(**settings), DropoutMLP(**settings)
+    layers = [layer for layer in concise.net if isinstance(layer, nn.Linear)]
+    for layer, W, b in zip(layers, scratch.W, scratch.b, strict=True):
+        layer.load_state_dict({"weight": W.detach().T, "bias": b.detach()})
+    return scratch, concise
+
+
+@pytest.mark.parametrize(
+    "twins", [softmax_twins, mlp_twins, dropout_twins], ids=["softmax regression", "mlp", "dropout off"]
+)
 @pytest.mark.parametrize("clip", [None, 0.2])
 def test_scratch_is_concise_at_every_step(
     trainer: Callable[..., Trainer], twins: Callable[[], tuple[Any, Any]], clip: float | None
@@ -139,12 +156,46 @@ def test_images_that_do_not_fit(model: Any) -> None:
         (lambda: MLPScratch(sigma=-1.0), "sigma must not be negative"),
         (lambda: SoftmaxRegressionScratch(num_outputs=0), "num_outputs must be positive"),
         (lambda: SoftmaxRegression(lr=float("nan")), "lr must be positive"),
+        (lambda: DropoutMLP(dropouts=[0.2, 1.1]), r"dropouts must be from 0 to 1, not 1\.1"),
+        (lambda: DropoutMLPScratch(dropouts=[-0.1, 0.5]), r"dropouts must be from 0 to 1, not -0\.1"),
+        (lambda: DropoutMLPScratch(dropouts=[0.5]), "dropouts must be as many as hidden_sizes"),
+        (lambda: DropoutMLP(hidden_sizes=[], dropouts=[]), "hidden_sizes must name at least one"),
+        (lambda: DropoutMLP(weight_decay=-1.0), "weight_decay must not be negative"),
         (lambda: make_activation(cast(Any, "")), "activation must be one of"),
     ],
 )
 def test_bad_settings(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["scratch", "concise"])
+def test_dropout_is_only_active_in_training(place: int) -> None:
+    model, X = dropout_twins(0.3, 0.5)[place], Blobs().X
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    model.train()
+    assert not torch.equal(model(X), model(X))
+    model.eval()
+    assert torch.equal(model(X), model(X))
+
+
+def test_many_masks_at_once() -> None:
+    model, X = dropout_twins(0.3, 0.5)[1].eval(), Blobs().X[:6]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    told = probabilities_under_dropout(model, X, 50)
+    assert told.shape == (50, 6, 4)
+    torch.testing.assert_close(told.sum(dim=2), torch.ones(50, 6))
+    assert (told.std(dim=0) > 0).any(dim=1).all()
+    assert not model.training
+    sure = dropout_twins()[1].eval()
+    expected = sure(X).softmax(dim=1).detach()
+    torch.testing.assert_close(probabilities_under_dropout(sure, X, 3), expected.expand(3, -1, -1))
+    with pytest.raises(InputError, match="num_masks must be positive"):
+        probabilities_under_dropout(sure, X, 0)
 
 
 def test_predictions_are_logits(trainer: Callable[..., Trainer]) -> None:

@@ -1,0 +1,46 @@
+"""Dropout keeps what it says, and the expected value."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from d2l_lightning.errors import InputError
+from d2l_lightning.functional.dropout import dropout_layer
+
+X = torch.arange(16.0).reshape(2, 8)
+
+
+def test_the_ends() -> None:
+    assert torch.equal(dropout_layer(X, 0), X)
+    assert torch.equal(dropout_layer(X, 1), torch.zeros_like(X))
+
+
+@given(st.floats(0.01, 0.99), st.integers(0, 1000))
+def test_what_is_kept_is_scaled(dropout: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    dropped = dropout_layer(X + 1, dropout)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], (X + 1)[kept] / (1 - dropout))
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
+def test_share_and_expected_value(dropout: float) -> None:
+    torch.manual_seed(0)
+    dropped = dropout_layer(torch.full((400_000,), 3.0), dropout)
+    assert (dropped == 0).float().mean().item() == pytest.approx(dropout, abs=0.004)
+    assert dropped.mean().item() == pytest.approx(3.0, rel=0.02)  # eq. 4.6.1
+
+
+def test_gradients_pass_where_values_do() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(1000, requires_grad=True)
+    dropped = dropout_layer(x, 0.25)
+    (gradient,) = torch.autograd.grad(dropped.sum(), x)
+    assert torch.equal(gradient, dropped.detach())
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.1, float("nan")])
+def test_a_probability_is_from_0_to_1(dropout: float) -> None:
+    with pytest.raises(InputError, match="dropout must be from 0 to 1"):
+        dropout_layer(X, dropout)
