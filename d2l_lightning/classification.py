@@ -57,7 +57,7 @@ def train_and_test(
         trainer.test(model, data, verbose=False)
         tested = model.evaluated
         logits = torch.cat(cast(list[Tensor], trainer.predict(model, data))).float().cpu()
-        y = data.labels[data.rows["test"]][: len(logits)]
+        y = data.labels[data.rows["test"]][: len(logits)].cpu()
         per_class = multiclass_accuracy(logits, y, len(LABELS), average=None)
         told[name] = {
             "test_accuracy": tested["test/accuracy"].item(),

@@ -15,9 +15,11 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 from torchmetrics import MeanSquaredError
+from torchvision import datasets, transforms
 
-from d2l_lightning.batches import StackedBatches
+from d2l_lightning.batches import ShuffledBatches, StackedBatches
 from d2l_lightning.callbacks.progress_board import ProgressBoard
+from d2l_lightning.data.fashion_mnist import FashionMNIST
 from d2l_lightning.data.kaggle_house import KaggleHouse
 from d2l_lightning.data.regression import HighDimensionalData, SyntheticRegressionData
 from d2l_lightning.ensemble.data import StackedData
@@ -26,6 +28,7 @@ from d2l_lightning.ensemble.stacked import StackedModule
 from d2l_lightning.errors import require_positive
 from d2l_lightning.functional.regression import log_rmse
 from d2l_lightning.models.linear_regression import LinearRegression
+from d2l_lightning.models.mlp import MLP
 from d2l_lightning.models.price_regressor import PriceRegressor
 from d2l_lightning.models.weight_decay import WeightDecayScratch
 from d2l_lightning.run import LEAN, Run, run_experiment
@@ -49,6 +52,7 @@ class Job(ABC):
 
     title: str
     steps: int | None = None
+    default_epochs = 100
 
     def __init__(self, run: Run, epochs: int) -> None:
         self.folder, self.epochs, self.seed = run.folder, epochs, run.seed
@@ -77,7 +81,11 @@ class Job(ABC):
 
 
 def main(
-    run: Run, job: Literal["kaggle_house", "linear_regression", "weight_decay"], /, repeats: int, epochs: int
+    run: Run,
+    job: Literal["kaggle_house", "linear_regression", "weight_decay", "fashion_mnist"],
+    /,
+    repeats: int,
+    epochs: int | None = None,
 ) -> None:
     """Time this project against plain ways to do the same work.
 
@@ -88,17 +96,21 @@ def main(
             loop over the folds in turn, and with one plain Trainer for each fold. `linear_regression`: a
             step of Section 3.5's model under the Trainer and in a bare loop, beside those of a module that
             does nothing, and with a progress board. `weight_decay`: a path of 32 lambdas with the settings of
-            Section 4.5 as one stacked fit, and as 32 fits in turn.
+            Section 4.5 as one stacked fit, and as 32 fits in turn. `fashion_mnist`: Section 4.3's perceptron
+            with validation and CSV logging, as a bare PyTorch loop over tensors in memory, and with Lightning
+            over torchvision's images, one Python call each.
         repeats: How often each way is timed, in turn.
-        epochs: Epochs of each fit.
+        epochs: Epochs of each fit; if not given, 100, or 1 of Fashion-MNIST.
     """
-    require_positive(repeats=repeats, epochs=epochs)
-    run.start()
+    require_positive(repeats=repeats, epochs=1 if epochs is None else epochs)
     jobs: dict[str, type[Job]] = {
         "kaggle_house": HouseFolds,
         "linear_regression": LinearSteps,
         "weight_decay": LambdaPath,
+        "fashion_mnist": Perceptron,
     }
+    epochs = jobs[job].default_epochs if epochs is None else epochs
+    run.start()
     for way in jobs[job](run, epochs=1).ways().values():
         way()  # what is imported or set up once is nobody's time
     timed = jobs[job](run, epochs)
@@ -407,6 +419,91 @@ class LambdaPath(Job):
         member = WeightDecayScratch(self.data.X.shape[1], lambd, self.lr, self.sigma)
         member.load_state_dict(self.start)
         return member
+
+
+class Perceptron(Job):
+    """The perceptron of Section 4.3 on Fashion-MNIST, validated on the test rows after each epoch."""
+
+    title = "a perceptron on Fashion-MNIST"
+    default_epochs = 1
+    lr, batch_size = 0.1, 256
+
+    def __init__(self, run: Run, epochs: int) -> None:
+        super().__init__(run, epochs)
+        self.data = FashionMNIST(batch_size=self.batch_size, validate_on_test=True, seed=self.seed)
+        self.data.prepare_data()
+        self.data.setup()
+        self.X, self.y = self.data.examples(slice(None))
+        self.X = self.X.flatten(1)
+        self.start = MLP(lr=self.lr).state_dict()
+
+    def ways(self) -> dict[str, Way]:
+        """Return the ways by name, this project's first."""
+        return {
+            "this project": self.in_memory,
+            "bare loop": self.bare_loop,
+            "image by image": self.image_by_image,
+        }
+
+    def ratios(self, medians: dict[str, float]) -> dict[str, float]:
+        """Return this project's time over those of the others."""
+        ours = medians["this project"]
+        return {
+            "bare_loop": ours / medians["bare loop"],
+            "torchvision_pipeline": ours / medians["image by image"],
+        }
+
+    def in_memory(self) -> Figures:
+        """Fit it as `mlp.py` does."""
+        model = self._model()
+        self.trainer("in_memory", **LEAN).fit(model, self.data)
+        return {name: model.evaluated[f"val/{name}"].item() for name in ("loss", "accuracy")}
+
+    def bare_loop(self) -> Figures:
+        """PyTorch alone, on tensors in memory."""
+        net = self._model().net
+        optimizer = torch.optim.SGD(net.parameters(), lr=self.lr)
+        train, test = self.data.rows["train"], self.data.rows["test"]
+        batches = ShuffledBatches(len(train), self.batch_size, self.seed)
+        figures = {}
+        for epoch in range(self.epochs):
+            batches.set_epoch(epoch)
+            for rows in batches:
+                loss = nn.functional.cross_entropy(net(self.X[rows]), self.y[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            with torch.no_grad():
+                logits, y = net(self.X[test]), self.y[test]
+                accuracy = (logits.argmax(dim=1) == y).float().mean()
+                figures = {"loss": nn.functional.cross_entropy(logits, y).item(), "accuracy": accuracy.item()}
+        return figures
+
+    def image_by_image(self) -> Figures:
+        """Lightning over torchvision's data set, as tutorials have it: `ToTensor` for each image."""
+        model = self._model()
+        train, test = (self._torchvision(stage) for stage in ("train", "test"))
+        orders = []
+        batches = ShuffledBatches(len(self.data.rows["train"]), self.batch_size, self.seed)
+        for epoch in range(self.epochs):
+            batches.set_epoch(epoch)
+            orders.append(torch.cat(list(batches)))
+        loader = DataLoader(train, self.batch_size, sampler=_Order(orders))
+        self.trainer("image_by_image").fit(model, loader, DataLoader(test, self.batch_size))
+        return {name: model.evaluated[f"val/{name}"].item() for name in ("loss", "accuracy")}
+
+    def _model(self) -> MLP:
+        model = MLP(lr=self.lr)
+        model.load_state_dict(self.start)
+        return model
+
+    def _torchvision(self, stage: str) -> datasets.FashionMNIST:
+        # Of the files that were found already, without a copy in the layout that it wants.
+        data = datasets.FashionMNIST.__new__(datasets.FashionMNIST)
+        rows = self.data.rows[stage]
+        data.data, data.targets = cast(Tensor, self.data.images)[rows], self.data.labels[rows]
+        data.transform, data.target_transform = transforms.ToTensor(), None
+        return data
 
 
 def _average(figures: Sequence[Sequence[float]]) -> Figures:

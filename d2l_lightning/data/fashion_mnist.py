@@ -39,11 +39,13 @@ class RowLoader:
 
     Args:
         tensors: Tensors of shape ``(n, ...)``.
-        batches: The rows of each batch, index tensors: a sampler where the epoch decides them.
+        rows: Which of the n rows there are to choose from, shape ``(m,)``.
+        batches: The places of each batch's rows among these, index tensors: a sampler where the epoch
+            decides them.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], batches: Any) -> None:
-        self.tensors, self.batches = tensors, batches
+    def __init__(self, tensors: Sequence[Tensor], rows: Tensor, batches: Any) -> None:
+        self.tensors, self.rows, self.batches = tensors, rows, batches
         if hasattr(batches, "set_epoch"):
             self.sampler = batches
 
@@ -51,7 +53,8 @@ class RowLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for rows in self.batches:
+        for places in self.batches:
+            rows = self.rows[places]
             yield tuple(tensor[rows] for tensor in self.tensors)
 
 
@@ -160,9 +163,9 @@ class FashionMNIST(LightningDataModule):
         return X.to(dtype) / 255, *others
 
     def examples(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Return images of shape ``(B, 28, 28)``, from 0 to 1, and classes of some rows."""
+        """Return images of shape ``(B, 28, 28)``, from 0 to 1, and classes of some rows, on the CPU."""
         assert self.images is not None
-        return self.images[rows] / 255, self.labels[rows]
+        return self.images[rows].cpu() / 255, self.labels[rows].cpu()
 
     @staticmethod
     def text_labels(labels: Iterable[int]) -> list[str]:
@@ -174,11 +177,11 @@ class FashionMNIST(LightningDataModule):
         return self._loader(rows, torch.arange(len(rows)).split(EVALUATION_BATCH))
 
     def _loader(self, rows: Tensor, batches: Any) -> RowLoader:
-        images, labels = cast(Tensor, self.images)[rows], self.labels[rows]
+        assert self.images is not None
         if self.trainer is not None:  # rows are gathered where they are used
             device = self.trainer.strategy.root_device
-            images, labels = images.to(device), labels.to(device)
-        return RowLoader((images, labels), batches)
+            self.images, self.labels = self.images.to(device), self.labels.to(device)
+        return RowLoader((self.images, self.labels), rows, batches)
 
 
 def find_files(data_dir: str | None) -> dict[str, tuple[Path, Path]] | None:

@@ -161,6 +161,9 @@ def test_images_are_scaled_in_the_batch_to_what_the_model_computes_in(
     assert y.dtype == torch.int64
     assert data.images is not None
     assert data.images.dtype == torch.uint8
+    # Held-out rows are not among those that were trained on.
+    trained = {int(number) for batch, _ in met for number in (batch[:, 0, 0] * 255).round()}
+    assert trained == set(data.rows["train"].tolist())
 
 
 def test_examples_and_their_names(tmp_path: Path) -> None:

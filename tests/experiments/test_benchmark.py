@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from d2l_lightning.run import run_experiment
-from tests.conftest import load_experiment
+from tests.conftest import load_experiment, needs_fashion_mnist
 
 main = load_experiment("benchmark").main
 
@@ -18,12 +18,14 @@ main = load_experiment("benchmark").main
         ("kaggle_house", {"bare_loop", "trainer_per_fold"}, 3),
         ("linear_regression", {"overhead", "bare_loop", "board"}, 3),
         ("weight_decay", {"fits_in_turn"}, 2),
+        pytest.param("fashion_mnist", {"bare_loop", "torchvision_pipeline"}, 3, marks=needs_fashion_mnist),
     ],
 )
 def test_all_ways_end_at_the_same_figures(
     job: str, ratios: set[str], same: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_experiment(main, [job, "--epochs", "3", "--repeats", "2", "--run_dir", str(tmp_path / "run")])
+    epochs = "1" if job == "fashion_mnist" else "3"
+    run_experiment(main, [job, "--epochs", epochs, "--repeats", "2", "--run_dir", str(tmp_path / "run")])
     results = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
     assert set(results["ratios"]) == ratios
     assert all(math.isfinite(ratio) for ratio in results["ratios"].values())
