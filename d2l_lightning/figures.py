@@ -15,24 +15,25 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 
 
 def panels(
-    titles: Sequence[str], title: str, xlabel: str, ylabel: str | Sequence[str]
+    titles: Sequence[str], title: str, xlabel: str | Sequence[str], ylabel: str | Sequence[str]
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a row of titled panels that share their x axis.
+    """Return a figure with a row of titled panels.
 
     Args:
         titles: The panels' titles.
         title: The figure's.
-        xlabel: The label of each x axis, with its unit.
-        ylabel: The label of the y axis that the panels share, with its unit; or one for each panel, which
+        xlabel: The label of the x axis that the panels share, with its unit; or one for each panel, which
             then has its own axis.
+        ylabel: That of the y axis, likewise.
     """
     figure = Figure(figsize=(2.4 + 3.6 * len(titles), 4.2), dpi=150, layout="constrained")
-    shared = isinstance(ylabel, str)
-    axes = list(figure.subplots(1, len(titles), sharex=True, sharey=shared, squeeze=False)[0])
+    sharex, sharey = isinstance(xlabel, str), isinstance(ylabel, str)
+    axes = list(figure.subplots(1, len(titles), sharex=sharex, sharey=sharey, squeeze=False)[0])
     figure.suptitle(title)
-    for panel, panel_title in zip(axes, titles, strict=True):
+    xlabels = [xlabel] * len(titles) if isinstance(xlabel, str) else xlabel
+    for panel, panel_title, label in zip(axes, titles, xlabels, strict=True):
         panel.set_title(panel_title, fontsize="medium")
-        panel.set_xlabel(xlabel)
+        panel.set_xlabel(label)
         panel.grid(visible=True, which="both", alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     for panel, label in zip(axes, [ylabel] if isinstance(ylabel, str) else ylabel, strict=False):

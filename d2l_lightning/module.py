@@ -107,9 +107,13 @@ class SupervisedModule(LightningModule, ABC):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the batch's loss; add it to the epoch's."""
         loss = self.loss(*batch)
+        self.note_loss(loss, batch)
+        return loss.sum()
+
+    def note_loss(self, loss: Tensor, batch: Any) -> None:
+        """Add a batch's loss to the epoch's."""
         # Kept for the epoch's end: a Metric's update would cost as much as the whole step of a small model.
         self._losses.append((loss.detach(), batch[2] if len(batch) > 2 else torch.ones_like(batch[1])))
-        return loss.sum()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the metrics of its stages."""

@@ -461,7 +461,7 @@ def run_experiment(main: Callable[..., None], argv: Sequence[str] | None = None)
         with Run(experiment, config, **values) as run:
             call.arguments = {"run": run, **own}
             main(*call.args, **call.kwargs)
-    except (InputError, OSError) as error:
+    except (InputError, OSError, MisconfigurationException) as error:
         print(f"{experiment}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:

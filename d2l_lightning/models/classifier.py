@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from d2l_lightning.errors import InputError
-from d2l_lightning.functional.classification import hits
+from d2l_lightning.functional.classification import hits, require_classes
 from d2l_lightning.module import SupervisedModule
 
 
@@ -27,7 +27,11 @@ class Classifier(SupervisedModule):
         """Return logits of shape ``(B, q)`` for features of shape ``(B, d)``."""
 
     def forward(self, X: Tensor) -> Tensor:
-        """Return logits of shape ``(B, q)`` for images of shape ``(B, ...)`` with d pixels.
+        """Return logits of shape ``(B, q)`` for images of shape ``(B, ...)``; errors as in ``pixels``."""
+        return self.logits(self.pixels(X))
+
+    def pixels(self, X: Tensor) -> Tensor:
+        """Return images of shape ``(B, ...)`` as rows of d pixels, ``(B, d)``.
 
         Raises:
             InputError: If they have another number of pixels, or are no floating-point numbers.
@@ -39,7 +43,7 @@ class Classifier(SupervisedModule):
             )
         if not X.is_floating_point():
             raise InputError(f"X must hold floating-point numbers, not {X.dtype}")
-        return self.logits(X.flatten(1))
+        return X.flatten(1)
 
     def losses_of(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the cross-entropy of each example: shape ``(B,)``."""
@@ -47,11 +51,14 @@ class Classifier(SupervisedModule):
 
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return the cross-entropy of each example: shape ``(B,)``."""
-        return self.losses_of(self(X), y)
+        logits = self(X)
+        require_classes(logits, y)
+        return self.losses_of(logits, y)
 
     def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Return the cross-entropy, and whether the prediction is right: shape ``(B,)``."""
         logits = self(X)
+        require_classes(logits, y)
         return {"loss": self.losses_of(logits, y), "accuracy": hits(logits, y)}
 
     def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> Tensor:

@@ -141,6 +141,21 @@ def test_images_that_do_not_fit(model: Any) -> None:
         model(torch.zeros(5, 6, 6, dtype=torch.uint8))
 
 
+@pytest.mark.parametrize("model", [*softmax_twins(), *mlp_twins()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.zeros(4, dtype=torch.int64), r"logits of shape \(5, 4\) do not go with y of shape \(4,\)"),
+        (torch.zeros(5, 1, dtype=torch.int64), r"logits of shape \(5, 4\) .* with y of shape \(5, 1\)"),
+        (torch.zeros(5), r"y must hold classes, integers, not torch\.float32"),
+    ],
+)
+def test_classes_that_do_not_fit(model: Any, y: Tensor, message: str) -> None:
+    for ask in (model.loss, model.example_metrics):
+        with pytest.raises(InputError, match=message):
+            ask(torch.rand(5, 6, 6), y)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -1,0 +1,105 @@
+"""Forward and backward propagation through a perceptron with one hidden layer, equation by equation."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from d2l_lightning.functional.classification import cross_entropy, softmax
+from d2l_lightning.functional.penalties import l2_penalty
+
+
+class Parameters(NamedTuple):
+    """The weights and biases of d inputs, h hidden units and q outputs; or the gradients of J for them."""
+
+    W1: Tensor  # (h, d)
+    b1: Tensor  # (h,)
+    W2: Tensor  # (q, h)
+    b2: Tensor  # (q,)
+
+
+class Variables(NamedTuple):
+    """What forward propagation computes for B examples, and backpropagation reuses."""
+
+    z: Tensor  # (B, h), before the activation
+    h: Tensor  # (B, h), after it
+    o: Tensor  # (B, q), the logits
+    L: Tensor  # (), the mean loss
+    s: Tensor  # (), the regularization term
+    J: Tensor  # (), the objective
+
+
+Function = Callable[[Tensor], Tensor]
+
+
+def forward(
+    X: Tensor, y: Tensor, parameters: Parameters, phi: Function, lambd: float, weight: Tensor | None = None
+) -> Variables:
+    """Propagate a batch forward to the objective.
+
+    Args:
+        X: Features, shape ``(B, d)``.
+        y: Classes, shape ``(B,)``.
+        parameters: The weights, and the biases that exercise 2 adds; a bias is not regularized.
+        phi: The activation function.
+        lambd: The regularization constant, lambda.
+        weight: How much each example counts, shape ``(B,)``; alike if not given.
+
+    Returns:
+        All intermediate variables, and the objective.
+
+    Source: Section 4.7.1, eqs. 4.7.1 to 4.7.6, with rows for examples; the loss is the cross-entropy.
+    """
+    W1, b1, W2, b2 = parameters
+    z = X @ W1.T + b1  # (4.7.1)
+    h = phi(z)  # (4.7.2)
+    o = h @ W2.T + b2  # (4.7.3)
+    L = (shares(y, weight, o) * cross_entropy(o, y)).sum()  # (4.7.4)
+    s = lambd * (l2_penalty(W1) + l2_penalty(W2))  # (4.7.5)
+    return Variables(z, h, o, L, s, L + s)  # (4.7.6)
+
+
+def backward(
+    X: Tensor,
+    y: Tensor,
+    parameters: Parameters,
+    variables: Variables,
+    phi_derivative: Function,
+    lambd: float,
+    weight: Tensor | None = None,
+) -> Parameters:
+    """Propagate the gradient of the objective back to the parameters, by the chain rule alone.
+
+    Args:
+        X: Features, shape ``(B, d)``.
+        y: Classes, shape ``(B,)``.
+        parameters: The weights and biases.
+        variables: What ``forward`` returned for all these.
+        phi_derivative: The derivative of the activation function.
+        lambd: The regularization constant, lambda.
+        weight: How much each example counts, shape ``(B,)``; alike if not given.
+
+    Returns:
+        The gradient of J for each parameter, of its shape.
+
+    Source: Section 4.7.3, eqs. 4.7.8 to 4.7.14; exercise 2 for the biases.
+    """
+    W1, _, W2, _ = parameters
+    z, h, o, *_ = variables
+    # (4.7.8): J = L + s changes as L and s do, by a factor of 1.
+    truth = torch.zeros_like(o).scatter_(1, y[:, None], 1.0)
+    dJ_do = shares(y, weight, o)[:, None] * (softmax(o) - truth)  # (4.7.9), (B, q)
+    ds_dW1, ds_dW2 = lambd * W1, lambd * W2  # (4.7.10)
+    dJ_dW2 = dJ_do.T @ h + ds_dW2  # (4.7.11)
+    dJ_dh = dJ_do @ W2  # (4.7.12), (B, h)
+    dJ_dz = dJ_dh * phi_derivative(z)  # (4.7.13), (B, h)
+    dJ_dW1 = dJ_dz.T @ X + ds_dW1  # (4.7.14)
+    # Exercise 2: a bias is added to z or o, so its gradient is theirs, summed over the examples.
+    return Parameters(dJ_dW1, dJ_dz.sum(dim=0), dJ_dW2, dJ_do.sum(dim=0))
+
+
+def shares(y: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:
+    """Return the share that each example has in the mean loss: shape ``(B,)``, of the type of ``like``."""
+    weight = torch.ones_like(y, dtype=like.dtype) if weight is None else weight.to(like.dtype)
+    return weight / weight.sum()
