@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class DivergenceError(InputError):
+    """A model's loss is no number any more."""
+
+
 def require_positive(**values: float) -> None:
     """Raise an InputError that names the first of these arguments that is not positive or not finite."""
     for name, value in values.items():

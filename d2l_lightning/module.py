@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics import Metric
 
-from d2l_lightning.errors import InputError
+from d2l_lightning.errors import DivergenceError
 
 
 class ExampleMean(Metric):
@@ -149,7 +149,7 @@ class SupervisedModule(LightningModule, ABC):
         """Log the epoch's loss; stop where it is no number.
 
         Raises:
-            InputError: If the loss is infinite or not a number.
+            DivergenceError: If the loss is infinite or not a number.
         """
         losses = torch.stack([loss for loss, _ in self._losses])
         weight = torch.stack([weight.sum(dim=-1) for _, weight in self._losses])
@@ -157,7 +157,7 @@ class SupervisedModule(LightningModule, ABC):
         finite = loss.isfinite()
         if not finite.all():
             of = f" of {self.name_of(int((~finite).nonzero()[0]))}" if loss.ndim else ""
-            raise InputError(
+            raise DivergenceError(
                 f"the training loss{of} became {loss[~finite][0]:g} in epoch {self.current_epoch + 1}; "
                 "a lower lr or a gradient_clip_val may help"
             )

@@ -1,10 +1,9 @@
 """Multilayer perceptrons on Fashion-MNIST, from scratch and concisely (4.2, 4.3)."""
 
-from typing import Literal
-
 from d2l_lightning.classification import train_and_test
 from d2l_lightning.data.fashion_mnist import FashionMNIST
 from d2l_lightning.models.classifier import Classifier
+from d2l_lightning.models.layers import Activation, Initialization
 from d2l_lightning.models.mlp import MLP, MLPScratch
 from d2l_lightning.run import Run, run_experiment
 
@@ -12,8 +11,8 @@ from d2l_lightning.run import Run, run_experiment
 def main(
     run: Run,
     hidden_sizes: list[int],
-    activation: Literal["relu", "prelu", "gelu", "silu", "tanh", "sigmoid"],
-    initialization: Literal["default", "normal", "xavier_uniform", "xavier_normal", "kaiming"],
+    activation: Activation,
+    initialization: Initialization,
     batch_size: int,
     lr: float,
     sigma: float,

@@ -99,6 +99,7 @@ def test_rooms_know_only_what_they_may() -> None:
                     "torch",
                     "math",
                     "collections",
+                    "typing",
                     "d2l_lightning",
                 }
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from d2l_lightning.errors import require_known
 
-Activation = Literal["relu", "prelu", "gelu", "silu", "tanh", "sigmoid"]
+Activation = Literal["relu", "prelu", "gelu", "silu", "tanh", "sigmoid", "identity"]
 Initialization = Literal["default", "normal", "xavier_uniform", "xavier_normal", "kaiming"]
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -17,6 +17,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
+    "identity": nn.Identity,  # with which all layers together are a linear one (Section 4.1.1)
 }
 
 
