@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from d2l_lightning.batches import data_generator
 from d2l_lightning.classification import learning_curves
-from d2l_lightning.data.fashion_mnist import LABELS, SIDE, FashionMNIST
+from d2l_lightning.data.fashion_mnist import FashionMNIST
 from d2l_lightning.errors import DivergenceError, InputError, require_positive
 from d2l_lightning.figures import draw_curves, panels
 from d2l_lightning.functional.activations import sigmoid, sigmoid_derivative
@@ -26,7 +26,6 @@ from d2l_lightning.models.layers import Activation, Initialization
 from d2l_lightning.models.mlp import MLP
 from d2l_lightning.run import Run, run_experiment
 
-SIZES = {"num_inputs": SIDE**2, "num_outputs": len(LABELS)}
 # Training rows that variances are taken over.
 ROWS = 512
 # The perceptron whose hidden units all begin alike, and for how long it is trained.
@@ -94,9 +93,7 @@ def main(
     }
     depth = num_layers - 1
     deep = {
-        name: MLP(
-            **SIZES, hidden_sizes=[width] * depth, activation=activation, initialization=how, sigma=s, lr=lr
-        )
+        name: MLP(hidden_sizes=[width] * depth, activation=activation, initialization=how, sigma=s, lr=lr)
         for name, (how, s) in schemes.items()
     }
     product, growth = product_of_gaussians(num_matrices, matrix_size, run.seed)
@@ -198,7 +195,7 @@ def measure(
     settings = [(phi, name, depth) for phi in activations for name in schemes for depth in depths]
     for phi, name, depth in track(settings, description="variances", console=Console(stderr=True)):
         how, sigma = schemes[name]
-        model = MLP(**SIZES, hidden_sizes=[width] * depth, activation=phi, initialization=how, sigma=sigma)
+        model = MLP(hidden_sizes=[width] * depth, activation=phi, initialization=how, sigma=sigma)
         found = variances(model, X, y)
         for what, values in found.items():
             if not all(math.isfinite(value) for value in values):
@@ -230,7 +227,7 @@ def break_symmetry(run: Run, data: FashionMNIST, lr: float) -> dict[str, dict[st
     """Train a perceptron from weights that are all alike, without and with dropout, and from random ones."""
     told, spreads = {}, {}
     for name, dropout in {"alike": 0.0, "alike_with_dropout": DROPOUT, "random": 0.0}.items():
-        model = DropoutMLP(**SIZES, hidden_sizes=[UNITS], dropouts=[dropout], lr=lr, sigma=WEIGHT)
+        model = DropoutMLP(hidden_sizes=[UNITS], dropouts=[dropout], lr=lr, sigma=WEIGHT)
         if name != "random":
             for layer in model.net:
                 if isinstance(layer, nn.Linear):

@@ -4,7 +4,7 @@ from d2l_lightning.classification import train_and_test
 from d2l_lightning.data.fashion_mnist import FashionMNIST
 from d2l_lightning.models.classifier import Classifier
 from d2l_lightning.models.layers import Activation, Initialization
-from d2l_lightning.models.mlp import MLP, MLPScratch
+from d2l_lightning.models.mlp import MLP, MLPScratch, OptimizerName, Schedule
 from d2l_lightning.run import Run, run_experiment
 
 
@@ -13,37 +13,56 @@ def main(
     hidden_sizes: list[int],
     activation: Activation,
     initialization: Initialization,
-    batch_size: int,
-    lr: float,
     sigma: float,
+    dropouts: list[float],
+    batch_size: int,
+    optimizer: OptimizerName,
+    lr: float,
+    schedule: Schedule,
+    weight_decay: float,
+    flip: bool,
     val_fraction: float,
     validate_on_test: bool,
     data_dir: str | None = None,
 ) -> None:
     """Tell clothes apart by a multilayer perceptron, from scratch and concisely (4.2, 4.3).
 
-    The model from scratch has one hidden layer, ReLU and normal initial weights; with other settings the
-    concise model is trained alone.
+    The model from scratch has one hidden layer, ReLU, normal initial weights and plain SGD; with other
+    settings the concise model is trained alone.
 
     Args:
         run: The run.
         hidden_sizes: Width of each hidden layer, as in `--hidden_sizes 256 128`.
         activation: The nonlinearity after each hidden layer.
         initialization: How weights begin (Section 4.8.2).
-        batch_size: Rows in a batch.
-        lr: Learning rate of minibatch SGD.
         sigma: Standard deviation of the initial weights, where they are normal.
+        dropouts: The probability that a unit of each hidden layer is dropped in training; none is if empty.
+        batch_size: Rows in a batch.
+        optimizer: Minibatch SGD, or AdamW.
+        lr: Learning rate.
+        schedule: What becomes of it: constant, or one cycle up to it and down again.
+        weight_decay: That of the optimizer.
+        flip: Mirror half of the training images, drawn anew in each epoch.
         val_fraction: Share of the training rows that validate and are not trained on.
         validate_on_test: Train on all training rows and validate on the official test rows, as the book does.
         data_dir: A folder with the four IDX files; if not given, they are found or downloaded.
     """
-    data = FashionMNIST(data_dir, batch_size, val_fraction, validate_on_test, run.seed)
-    models: dict[str, Classifier] = {}
-    if len(hidden_sizes) == 1 and activation == "relu" and initialization == "normal":
-        models["scratch"] = MLPScratch(num_hiddens=hidden_sizes[0], lr=lr, sigma=sigma)
-    models["concise"] = MLP(
-        hidden_sizes=hidden_sizes, activation=activation, initialization=initialization, sigma=sigma, lr=lr
+    data = FashionMNIST(data_dir, batch_size, val_fraction, validate_on_test, run.seed, flip)
+    concise = MLP(
+        hidden_sizes=hidden_sizes,
+        activation=activation,
+        initialization=initialization,
+        sigma=sigma,
+        dropouts=dropouts,
+        optimizer=optimizer,
+        lr=lr,
+        schedule=schedule,
+        weight_decay=weight_decay,
     )
+    models: dict[str, Classifier] = {"concise": concise}
+    kind = (len(hidden_sizes), activation, initialization, any(dropouts), optimizer, schedule, weight_decay)
+    if kind == (1, "relu", "normal", False, "sgd", "constant", 0):
+        models = {"scratch": MLPScratch(num_hiddens=hidden_sizes[0], lr=lr, sigma=sigma), **models}
     run.finish(train_and_test(run, data, models, "multilayer perceptron"))
 
 

@@ -74,6 +74,7 @@ class FashionMNIST(LightningDataModule):
         validate_on_test: The book's protocol instead: train on all training rows, and validate on the
             official test rows. What is chosen by such a validation has seen the test.
         seed: Seed of the split, and of the order of the training rows.
+        flip: Whether each training image is mirrored with a probability of a half, left to right.
 
     Attributes:
         images: All images, training rows first, uint8 ``(n, 28, 28)``; from ``setup`` on.
@@ -92,13 +93,14 @@ class FashionMNIST(LightningDataModule):
         val_fraction: float = 0.1,
         validate_on_test: bool = False,
         seed: int = 0,
+        flip: bool = False,
     ) -> None:
         super().__init__()
         require_positive(batch_size=batch_size)
         if not 0 < val_fraction < 1:
             raise InputError(f"val_fraction must be between 0 and 1, not {val_fraction}")
         self.data_dir, self.batch_size, self.seed = data_dir, batch_size, seed
-        self.val_fraction, self.validate_on_test = val_fraction, validate_on_test
+        self.val_fraction, self.validate_on_test, self.flip = val_fraction, validate_on_test, flip
         self.images: Tensor | None = None
 
     def prepare_data(self) -> None:
@@ -156,8 +158,10 @@ class FashionMNIST(LightningDataModule):
     predict_dataloader = test_dataloader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Scale a batch's images to numbers from 0 to 1, of the type that the model computes in."""
+        """Flip images, if asked to, and scale them to 0 to 1, in the type that the model computes in."""
         X, *others = batch
+        if self.flip and self.trainer is not None and self.trainer.training:
+            X = torch.where(torch.rand(len(X), 1, 1, device=X.device) < 0.5, X.flip(2), X)
         model = None if self.trainer is None else self.trainer.lightning_module
         dtype = torch.get_default_dtype() if model is None else cast(torch.dtype, model.dtype)
         return X.to(dtype) / 255, *others

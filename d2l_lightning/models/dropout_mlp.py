@@ -6,12 +6,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from d2l_lightning.errors import InputError, require_not_negative, require_positive
+from d2l_lightning.errors import require_not_negative, require_positive
 from d2l_lightning.functional.activations import relu
 from d2l_lightning.functional.classification import cross_entropy, softmax
-from d2l_lightning.functional.dropout import dropout_layer, require_probability
+from d2l_lightning.functional.dropout import dropout_layer
 from d2l_lightning.models.classifier import Classifier
-from d2l_lightning.models.layers import initialize
+from d2l_lightning.models.layers import require_hidden_layers
+from d2l_lightning.models.mlp import MLP
 from d2l_lightning.optim import SGD
 
 
@@ -44,7 +45,9 @@ class DropoutMLPScratch(Classifier):
         sigma: float = 0.01,
     ) -> None:
         super().__init__()
-        _check(num_inputs, num_outputs, hidden_sizes, dropouts, lr, sigma)
+        require_positive(num_inputs=num_inputs, num_outputs=num_outputs, lr=lr)
+        require_not_negative(sigma=sigma)
+        require_hidden_layers(hidden_sizes, dropouts)
         self.save_hyperparameters()
         self.num_inputs = num_inputs
         self.dropouts = list(dropouts)
@@ -71,8 +74,8 @@ class DropoutMLPScratch(Classifier):
         return SGD(self.parameters(), self.hparams["lr"])
 
 
-class DropoutMLP(Classifier):
-    """Hidden layers with ReLU and dropout, with the framework's parts.
+class DropoutMLP(MLP):
+    """A perceptron with the dropout, the two hidden layers and the learning rate of Section 4.6.
 
     Args:
         num_inputs: Number of pixels, d.
@@ -99,29 +102,15 @@ class DropoutMLP(Classifier):
         sigma: float = 0.01,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__()
-        _check(num_inputs, num_outputs, hidden_sizes, dropouts, lr, sigma)
-        require_not_negative(weight_decay=weight_decay)
-        self.save_hyperparameters()
-        self.num_inputs = num_inputs
-        layers: list[nn.Module] = []
-        width = num_inputs
-        for size, dropout in zip(hidden_sizes, dropouts, strict=True):
-            layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
-            width = size
-        self.net = nn.Sequential(*layers, nn.Linear(width, num_outputs))
-        for layer in self.net:
-            if isinstance(layer, nn.Linear):
-                initialize(layer, "normal", sigma)
-
-    def logits(self, X: Tensor) -> Tensor:
-        """Return logits of shape ``(B, q)`` for features of shape ``(B, d)``."""
-        return self.net(X)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return minibatch SGD over all parameters."""
-        return torch.optim.SGD(
-            self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
+        require_hidden_layers(hidden_sizes, dropouts)
+        super().__init__(
+            num_inputs,
+            num_outputs,
+            hidden_sizes,
+            sigma=sigma,
+            dropouts=dropouts,
+            lr=lr,
+            weight_decay=weight_decay,
         )
 
 
@@ -152,21 +141,3 @@ def probabilities_under_dropout(model: Classifier, X: Tensor, num_masks: int) ->
     finally:
         model.train(was_training)
     return softmax(logits).unflatten(0, (num_masks, len(X)))
-
-
-def _check(
-    num_inputs: int,
-    num_outputs: int,
-    hidden_sizes: Sequence[int],
-    dropouts: Sequence[float],
-    lr: float,
-    sigma: float,
-) -> None:
-    require_positive(num_inputs=num_inputs, num_outputs=num_outputs, lr=lr)
-    require_not_negative(sigma=sigma)
-    if not hidden_sizes or min(hidden_sizes) < 1:
-        raise InputError(f"hidden_sizes must name at least one positive width, not {list(hidden_sizes)}")
-    if len(dropouts) != len(hidden_sizes):
-        raise InputError(f"dropouts must be as many as hidden_sizes: {list(dropouts)}, {list(hidden_sizes)}")
-    for dropout in dropouts:
-        require_probability(dropouts=dropout)

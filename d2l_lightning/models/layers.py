@@ -1,11 +1,12 @@
-"""Activations and initial weights by name."""
+"""What perceptrons are made of: hidden layers, activations and initial weights by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import nn
 
-from d2l_lightning.errors import require_known
+from d2l_lightning.errors import InputError, require_known
+from d2l_lightning.functional.dropout import require_probability
 
 Activation = Literal["relu", "prelu", "gelu", "silu", "tanh", "sigmoid", "identity"]
 Initialization = Literal["default", "normal", "xavier_uniform", "xavier_normal", "kaiming"]
@@ -56,3 +57,13 @@ def initialize(layer: nn.Linear, initialization: Initialization, sigma: float = 
         case "kaiming":
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     nn.init.zeros_(layer.bias)
+
+
+def require_hidden_layers(hidden_sizes: Sequence[int], dropouts: Sequence[float]) -> None:
+    """Raise an InputError unless there is a hidden layer, and a dropout probability for each."""
+    if not hidden_sizes or min(hidden_sizes) < 1:
+        raise InputError(f"hidden_sizes must name at least one positive width, not {list(hidden_sizes)}")
+    if len(dropouts) != len(hidden_sizes):
+        raise InputError(f"dropouts must be as many as hidden_sizes: {list(dropouts)}, {list(hidden_sizes)}")
+    for dropout in dropouts:
+        require_probability(dropouts=dropout)

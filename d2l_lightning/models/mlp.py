@@ -1,16 +1,27 @@
 """Multilayer perceptrons for images: from scratch, and with the framework's parts."""
 
+import math
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from d2l_lightning.errors import InputError, require_not_negative, require_positive
+from d2l_lightning.errors import InputError, require_known, require_not_negative, require_positive
 from d2l_lightning.functional.activations import relu
 from d2l_lightning.functional.classification import cross_entropy
 from d2l_lightning.models.classifier import Classifier
-from d2l_lightning.models.layers import Activation, Initialization, initialize, make_activation
+from d2l_lightning.models.layers import (
+    Activation,
+    Initialization,
+    initialize,
+    make_activation,
+    require_hidden_layers,
+)
 from d2l_lightning.optim import SGD
+
+OptimizerName = Literal["sgd", "adamw"]
+Schedule = Literal["constant", "one_cycle"]
 
 
 class MLPScratch(Classifier):
@@ -71,12 +82,19 @@ class MLP(Classifier):
         activation: The nonlinearity after each hidden layer.
         initialization: How weights begin, see ``layers.initialize``.
         sigma: Standard deviation of the initial weights, where they are ``normal``.
-        lr: The learning rate of minibatch SGD.
+        dropouts: The probability, from 0 to 1, that a unit of each hidden layer is dropped in training; none
+            is if empty.
+        optimizer: Minibatch SGD, or AdamW.
+        lr: The learning rate.
+        schedule: What becomes of the learning rate in a fit: it is ``constant``, or goes up to ``lr`` and
+            then down to nearly 0, step by step (``one_cycle``).
+        weight_decay: That of the optimizer: an L2 penalty of SGD, a decay of its own of AdamW.
 
     Raises:
-        InputError: If a number is out of its range or a name unknown.
+        InputError: If a number is out of its range or a name unknown, or there are not as many dropouts as
+            hidden layers; in a fit, if ``one_cycle`` has no last epoch.
 
-    Source: Section 4.3.
+    Source: Sections 4.3 and 4.6.5.
     """
 
     def __init__(
@@ -87,19 +105,26 @@ class MLP(Classifier):
         activation: Activation = "relu",
         initialization: Initialization = "normal",
         sigma: float = 0.01,
+        dropouts: Sequence[float] = (),
+        optimizer: OptimizerName = "sgd",
         lr: float = 0.1,
+        schedule: Schedule = "constant",
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
         require_positive(num_inputs=num_inputs, num_outputs=num_outputs, lr=lr)
-        require_not_negative(sigma=sigma)
-        if not hidden_sizes or min(hidden_sizes) < 1:
-            raise InputError(f"hidden_sizes must name at least one positive width, not {list(hidden_sizes)}")
+        require_not_negative(sigma=sigma, weight_decay=weight_decay)
+        require_hidden_layers(hidden_sizes, dropouts or [0.0] * len(hidden_sizes))
+        require_known("optimizer", optimizer, OptimizerName)
+        require_known("schedule", schedule, Schedule)
         self.save_hyperparameters()
         self.num_inputs = num_inputs
         layers: list[nn.Module] = []
         width = num_inputs
-        for size in hidden_sizes:
+        for place, size in enumerate(hidden_sizes):
             layers += [nn.Linear(width, size), make_activation(activation)]
+            if dropouts:
+                layers.append(nn.Dropout(dropouts[place]))
             width = size
         self.net = nn.Sequential(*layers, nn.Linear(width, num_outputs))
         for layer in self.net:
@@ -110,6 +135,18 @@ class MLP(Classifier):
         """Return logits of shape ``(B, q)`` for features of shape ``(B, d)``."""
         return self.net(X)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return minibatch SGD over all parameters."""
-        return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"])
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer over all parameters, with the schedule of its learning rate if it has one."""
+        lr, decay = self.hparams["lr"], self.hparams["weight_decay"]
+        optimizer: torch.optim.Optimizer
+        if self.hparams["optimizer"] == "sgd":
+            optimizer = torch.optim.SGD(self.parameters(), lr=lr, weight_decay=decay)
+        else:
+            optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=decay, fused=True)
+        if self.hparams["schedule"] == "constant":
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        if steps == math.inf:
+            raise InputError("schedule one_cycle needs max_epochs or max_steps, to know where it ends")
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}

@@ -132,13 +132,11 @@ def test_batches_bring_every_row_once(tmp_path_factory: Any, batch_size: int, ep
     assert numbers(data.val_dataloader()) == numbers(data.test_dataloader()) == list(range(50, 70))
 
 
-@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
-def test_images_are_scaled_in_the_batch_to_what_the_model_computes_in(
-    tmp_path: Path, trainer: Callable[..., Any], precision: Any
-) -> None:
+def watched() -> tuple[list[tuple[Tensor, Tensor]], Any]:
+    """Return a model, and the list that it adds its training batches to."""
     from lightning.pytorch import LightningModule
 
-    met = []
+    met: list[tuple[Tensor, Tensor]] = []
 
     class Watch(LightningModule):
         def __init__(self) -> None:
@@ -149,11 +147,41 @@ def test_images_are_scaled_in_the_batch_to_what_the_model_computes_in(
             met.append(batch)
             return self.net(batch[0].flatten(1)).sum()
 
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            assert (batch[0][:, 0, 1] == 1).all()
+
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), 0.1)
 
+    return met, Watch()
+
+
+def test_half_of_the_training_images_are_flipped_and_no_others(
+    tmp_path: Path, trainer: Callable[..., Any]
+) -> None:
+    folder, (met, model) = str(write(tmp_path / "data", (500, 20))), watched()
+    torch.manual_seed(0)
+    trainer(max_epochs=4).fit(model, FashionMNIST(folder, batch_size=50, flip=True))  # validation asserts
+    X = torch.cat([X for X, _ in met])
+    as_it_is, flipped = X[:, 0, 1] == 1, X[:, 0, 26] == 1
+    assert (as_it_is ^ flipped).all()
+    assert 0.45 < flipped.float().mean() < 0.55
+    # An image is not always the same way round: drawn anew for each batch, not for each row.
+    number = torch.where(flipped, X[:, 0, 27], X[:, 0, 0]).mul(255).round().long()
+    times = torch.zeros(256).index_add(0, number, flipped.float())
+    assert len(times.unique()) > 2
+    plain, model = watched()
+    trainer(max_epochs=1).fit(model, FashionMNIST(folder))
+    assert all((X[:, 0, 1] == 1).all() for X, _ in plain)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
+def test_images_are_scaled_in_the_batch_to_what_the_model_computes_in(
+    tmp_path: Path, trainer: Callable[..., Any], precision: Any
+) -> None:
+    met, model = watched()
     data = FashionMNIST(str(write(tmp_path / "data")), batch_size=16)
-    trainer(max_epochs=1, precision=precision, limit_val_batches=0).fit(Watch(), data)
+    trainer(max_epochs=1, precision=precision, limit_val_batches=0).fit(model, data)
     X, y = met[0]
     assert X.dtype == {"3": torch.float32, "6": torch.float64, "b": torch.bfloat16}[precision[0]]
     assert X.max() == 1

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -101,6 +101,49 @@ def test_hidden_layers_are_as_asked_for() -> None:
     assert model(torch.rand(2, 28, 28)).shape == (2, 10)
 
 
+def test_identity_layers_together_are_a_linear_one() -> None:
+    model = MLP(**SIZES, hidden_sizes=[9, 7], activation="identity", initialization="default").double()
+    a, b, mean = torch.rand(5, 36).double(), torch.rand(5, 36).double(), torch.tensor(0.3).double()
+    torch.testing.assert_close(model(torch.lerp(a, b, mean)), torch.lerp(model(a), model(b), mean))
+
+
+def test_a_dropout_perceptron_is_a_perceptron_with_dropout(trainer: Callable[..., Trainer]) -> None:
+    torch.manual_seed(3)
+    dropout = DropoutMLP(**SIZES, hidden_sizes=[16, 8], weight_decay=0.01)
+    other = MLP(**SIZES, hidden_sizes=[16, 8], dropouts=[0.2, 0.5], lr=0.5, weight_decay=0.01)
+    other.load_state_dict(dropout.state_dict())
+    losses = []
+    for model in (dropout, other):
+        torch.manual_seed(4)
+        losses.append(step_losses(model, trainer, Blobs()))
+    assert losses[0] == losses[1]
+
+
+def test_one_cycle_goes_up_to_the_learning_rate_and_down_again(trainer: Callable[..., Trainer]) -> None:
+    model = MLP(**SIZES, optimizer="adamw", schedule="one_cycle", lr=0.02, weight_decay=0.1)
+    rates: list[float] = []
+
+    class Watch(Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            assert isinstance(optimizer, torch.optim.AdamW)
+            assert optimizer.param_groups[0]["weight_decay"] == 0.1
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    trainer(max_epochs=10, callbacks=[Watch()]).fit(model, Blobs())
+    assert len(rates) == 70
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(0.02, rel=0.01)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] < 1e-4 < rates[0]
+    assert model.evaluated["val/accuracy"] > 0.9
+
+
+def test_one_cycle_needs_an_end(trainer: Callable[..., Trainer]) -> None:
+    with pytest.raises(InputError, match="one_cycle needs max_epochs or max_steps"):
+        trainer(max_epochs=-1).fit(MLP(**SIZES, schedule="one_cycle"), Blobs())
+
+
 def test_initial_weights_by_name() -> None:
     torch.manual_seed(0)
     n_in, n_out = 400, 300
@@ -176,6 +219,11 @@ def test_classes_that_do_not_fit(model: Any, y: Tensor, message: str) -> None:
         (lambda: DropoutMLPScratch(dropouts=[0.5]), "dropouts must be as many as hidden_sizes"),
         (lambda: DropoutMLP(hidden_sizes=[], dropouts=[]), "hidden_sizes must name at least one"),
         (lambda: DropoutMLP(weight_decay=-1.0), "weight_decay must not be negative"),
+        (lambda: MLP(dropouts=[0.2, 0.5]), "dropouts must be as many as hidden_sizes"),
+        (lambda: MLP(dropouts=[2.0]), "dropouts must be from 0 to 1, not 2"),
+        (lambda: MLP(optimizer=cast(Any, "adam")), "optimizer must be one of sgd, adamw, not 'adam'"),
+        (lambda: MLP(schedule=cast(Any, "step")), "schedule must be one of constant, one_cycle, not 'step'"),
+        (lambda: MLP(weight_decay=-1.0), "weight_decay must not be negative"),
         (lambda: make_activation(cast(Any, "")), "activation must be one of"),
     ],
 )
