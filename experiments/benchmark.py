@@ -1,9 +1,13 @@
 """How fast this project's ways are against plain ones: interleaved runs in one process, medians, ratios."""
 
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -15,6 +19,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 from torchmetrics import MeanSquaredError
+from torchmetrics.classification import MulticlassAccuracy
 from torchvision import datasets, transforms
 
 from d2l_lightning.batches import ShuffledBatches, StackedBatches
@@ -36,6 +41,23 @@ from d2l_lightning.run import LEAN, Run, run_experiment
 # What a way found out, to show that all ways did the same.
 Figures = dict[str, float]
 Way = Callable[[], Figures]
+
+
+# Runs a script up to its first step, and says how long that took once these three libraries were there.
+STARTUP = """
+import os, runpy, sys, time
+import torch, lightning.pytorch, torchvision
+start = time.perf_counter()
+from d2l_lightning.module import SupervisedModule
+
+def first_step(*_):
+    print(time.perf_counter() - start, flush=True)
+    os._exit(0)
+
+SupervisedModule.training_step = first_step
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 class Job(ABC):
@@ -97,8 +119,8 @@ def main(
             step of Section 3.5's model under the Trainer and in a bare loop, beside those of a module that
             does nothing, and with a progress board. `weight_decay`: a path of 32 lambdas with the settings of
             Section 4.5 as one stacked fit, and as 32 fits in turn. `fashion_mnist`: Section 4.3's perceptron
-            with validation and CSV logging, as a bare PyTorch loop over tensors in memory, and with Lightning
-            over torchvision's images, one Python call each.
+            with validation and CSV logging, as a bare PyTorch loop over tensors in memory, and as a plain
+            Lightning module over torchvision's images, one Python call each.
         repeats: How often each way is timed, in turn.
         epochs: Epochs of each fit; if not given, 100, or 1 of Fashion-MNIST.
     """
@@ -453,6 +475,14 @@ class Perceptron(Job):
             "torchvision_pipeline": ours / medians["image by image"],
         }
 
+    def more(self) -> dict[str, float]:
+        """Return the seconds from the start of `mlp.py` to its first step, beyond the libraries' import."""
+        script = str(Path(__file__).with_name("mlp.py"))
+        with tempfile.TemporaryDirectory() as folder:
+            words = [sys.executable, "-c", STARTUP, script, "--run_dir", folder, "--accelerator", "cpu"]
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return {"startup_seconds": float(done.stdout)}
+
     def in_memory(self) -> Figures:
         """Fit it as `mlp.py` does."""
         model = self._model()
@@ -480,8 +510,9 @@ class Perceptron(Job):
         return figures
 
     def image_by_image(self) -> Figures:
-        """Lightning over torchvision's data set, as tutorials have it: `ToTensor` for each image."""
-        model = self._model()
+        """Lightning as its tutorials have it: torchvision's data set, `ToTensor` for each image."""
+        model = PlainPerceptron(self.lr)
+        model.net.load_state_dict({name.removeprefix("net."): w for name, w in self.start.items()})
         train, test = (self._torchvision(stage) for stage in ("train", "test"))
         orders = []
         batches = ShuffledBatches(len(self.data.rows["train"]), self.batch_size, self.seed)
@@ -489,8 +520,9 @@ class Perceptron(Job):
             batches.set_epoch(epoch)
             orders.append(torch.cat(list(batches)))
         loader = DataLoader(train, self.batch_size, sampler=_Order(orders))
-        self.trainer("image_by_image").fit(model, loader, DataLoader(test, self.batch_size))
-        return {name: model.evaluated[f"val/{name}"].item() for name in ("loss", "accuracy")}
+        trainer = self.trainer("image_by_image")
+        trainer.fit(model, loader, DataLoader(test, self.batch_size))
+        return {name: trainer.callback_metrics[f"val/{name}"].item() for name in ("loss", "accuracy")}
 
     def _model(self) -> MLP:
         model = MLP(lr=self.lr)
@@ -504,6 +536,35 @@ class Perceptron(Job):
         data.data, data.targets = cast(Tensor, self.data.images)[rows], self.data.labels[rows]
         data.transform, data.target_transform = transforms.ToTensor(), None
         return data
+
+
+class PlainPerceptron(LightningModule):
+    """The perceptron of Section 4.3 as one would write it with no thought of speed."""
+
+    def __init__(self, lr: float) -> None:
+        super().__init__()
+        self.lr = lr
+        self.net = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
+        self.accuracy = MulticlassAccuracy(10, average="micro")
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss, and log it."""
+        X, y = batch
+        loss = nn.functional.cross_entropy(self.net(X.flatten(1)), y)
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to loss and accuracy."""
+        X, y = batch
+        logits = self.net(X.flatten(1))
+        self.accuracy(logits, y)
+        self.log("val/loss", nn.functional.cross_entropy(logits, y))
+        self.log("val/accuracy", self.accuracy)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return minibatch SGD."""
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
 def _average(figures: Sequence[Sequence[float]]) -> Figures:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from wandb.sdk.launch.sweeps.utils import (
 
 from d2l_lightning.run import Run, _join_lists, run_experiment, run_parser
 from tests.conftest import ROOT, load_experiment
+from tests.data.test_fashion_mnist import write
 
 experiment = load_experiment("kaggle_house")
 SWEEP = ROOT / "configs" / "sweeps" / "kaggle_house.yaml"
@@ -103,15 +104,17 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     """Run the house job offline, once for all tests that look at what it left."""
-    place = tmp_path_factory.mktemp("offline")
+    flags = [*FLAGS, *OFFLINE, "--wandb_project=houses", "--lr=1e-05"]
+    yield from run_offline(experiment.main, flags, tmp_path_factory.mktemp("offline"))
+
+
+def run_offline(main: Callable[..., None], flags: list[str], place: Path) -> Iterator[Job]:
+    """Run an experiment offline, with nothing around it but a home folder of its own."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         isolate(monkeypatch, place / "home")
         printed = io.StringIO()
         with redirect_stdout(printed):
-            run_experiment(
-                experiment.main,
-                [*FLAGS, *OFFLINE, "--wandb_project=houses", "--lr=1e-05", f"--run_dir={place / 'run'}"],
-            )
+            run_experiment(main, [*flags, f"--run_dir={place / 'run'}"])
         assert wandb_variables() == {}
         yield Job(place / "run", read_records(place / "run"), printed.getvalue(), place / "home")
 
@@ -160,9 +163,9 @@ def test_the_configuration_is_the_run_folders(job: Job) -> None:
     assert run.display_name == "kaggle_house/run"
 
 
-def test_the_figures_are_there(job: Job) -> None:
+def figures_of(job: Job) -> set[str]:
+    """Return the names of a run's figures, all of which W&B has got."""
     figures = {path.stem: path.read_bytes() for path in (job.folder / "figures").glob("*.png")}
-    assert set(figures) == {"learning_curves", "final_fit", "predicted_prices"}
     (files,) = job.folder.glob("wandb/offline-run-*/files")
     shown = {
         name.split("/")[1]: (files / path).read_bytes()
@@ -171,6 +174,30 @@ def test_the_figures_are_there(job: Job) -> None:
         if name.startswith("figures/") and name.endswith("/path")
     }
     assert shown == figures
+    return set(figures)
+
+
+def test_the_figures_are_there(job: Job) -> None:
+    assert figures_of(job) == {"learning_curves", "final_fit", "predicted_prices"}
+
+
+def test_a_classifier_shows_curves_confusion_and_predictions(tmp_path: Path) -> None:
+    data = str(write(tmp_path / "data"))
+    flags = ["--logger=wandb", "--accelerator=cpu", "--max_epochs=3", "--batch_size=16", "--data_dir", data]
+    (job,) = run_offline(load_experiment("mlp").main, [*flags, *OFFLINE], tmp_path)
+    kinds = ("confusion", "predictions")
+    assert figures_of(job) == {
+        "learning_curves",
+        *(f"{kind}_{model}" for kind in kinds for model in ("scratch", "concise")),
+    }
+    history = job.history()
+    for model in ("scratch", "concise"):
+        for metric in ("train/loss", "val/loss", "val/accuracy"):
+            epochs = [row["epoch"] for row in history if f"{model}/{metric}" in row]
+            assert epochs == [0, 1, 2], metric
+        assert sum(f"{model}/test/accuracy" in row for row in history) == 1
+    assert sum("tables/multilayer_perceptron/path" in row for row in history) == 1
+    assert job.of("exit")[0].exit_code == 0
 
 
 def test_the_fold_table_holds_this_runs_figures(job: Job) -> None:

@@ -55,7 +55,8 @@ class RowLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for places in self.batches:
             rows = self.rows[places]
-            yield tuple(tensor[rows] for tensor in self.tensors)
+            # Several times faster than indexing with them.
+            yield tuple(tensor.index_select(0, rows) for tensor in self.tensors)
 
 
 class FashionMNIST(LightningDataModule):
@@ -164,7 +165,7 @@ class FashionMNIST(LightningDataModule):
             X = torch.where(torch.rand(len(X), 1, 1, device=X.device) < 0.5, X.flip(2), X)
         model = None if self.trainer is None else self.trainer.lightning_module
         dtype = torch.get_default_dtype() if model is None else cast(torch.dtype, model.dtype)
-        return X.to(dtype) / 255, *others
+        return X.to(dtype).div_(255), *others
 
     def examples(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return images of shape ``(B, 28, 28)``, from 0 to 1, and classes of some rows, on the CPU."""
