@@ -10,17 +10,16 @@ from torch.utils.data import Sampler
 from d2l_lightning.errors import InputError, require_positive
 
 
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """Return a generator of its own for each pair of a seed (not negative) and an epoch."""
-    # A sequence of both numbers: their sum would give seed 0, epoch 1 the order of seed 1, epoch 0.
-    state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0]
+def epoch_generator(seed: int, epoch: int, *purpose: int) -> torch.Generator:
+    """Return a generator of its own for each seed (not negative) and epoch, and for each purpose if told."""
+    # A sequence of numbers: their sum would give seed 0, epoch 1 the order of seed 1, epoch 0.
+    state = np.random.SeedSequence((seed, epoch, *purpose)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
 
 
 def data_generator(seed: int) -> torch.Generator:
     """Return the generator of a data set's random numbers; no epoch's order has the same ones."""
-    state = np.random.SeedSequence((seed, 0, 1)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state))
+    return epoch_generator(seed, 0, 1)
 
 
 def shuffled_order(n: int, seed: int, epoch: int) -> Tensor:

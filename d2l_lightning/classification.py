@@ -1,17 +1,18 @@
 """What every experiment with classifiers of Fashion-MNIST does: train them, test them, tell and draw it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from d2l_lightning.callbacks.history import History
 from d2l_lightning.data.fashion_mnist import LABELS, FashionMNIST
-from d2l_lightning.errors import InputError
+from d2l_lightning.errors import DivergenceError, InputError
 from d2l_lightning.figures import draw_curves, image_grid, matrix, panels
 from d2l_lightning.models.classifier import Classifier
 from d2l_lightning.run import Run
@@ -39,13 +40,9 @@ def train_and_test(
         ``models``: a name to its ``test_accuracy``, ``test_loss`` and ``class_accuracy`` by class.
 
     Raises:
-        InputError: If the flags leave nothing to test on.
+        InputError: If the flags leave nothing to test on, or a model's loss is no number in the end.
     """
-    if (
-        run.trainer_flags.get("limit_test_batches") == 0
-        or run.trainer_flags.get("limit_predict_batches") == 0
-    ):
-        raise InputError("--limit_test_batches and --limit_predict_batches leave nothing to test on")
+    require_test_rows(run)
     data.prepare_data()
     data.setup()
     told: dict[str, Any] = {}
@@ -54,14 +51,12 @@ def train_and_test(
         watching = [callbacks[name]] if callbacks and name in callbacks else []
         trainer = run.trainer(f"model: {name}", watching)
         trainer.fit(model, data)
-        trainer.test(model, data, verbose=False)
-        tested = model.evaluated
+        tested = test(trainer, model, data)
         logits = torch.cat(cast(list[Tensor], trainer.predict(model, data))).float().cpu()
         y = data.labels[data.rows["test"]][: len(logits)].cpu()
         per_class = multiclass_accuracy(logits, y, len(LABELS), average=None)
         told[name] = {
-            "test_accuracy": tested["test/accuracy"].item(),
-            "test_loss": tested["test/loss"].item(),
+            **tested,
             "class_accuracy": dict(zip(LABELS, per_class.tolist(), strict=True)),
         }
         run.checkpoint(model, name)
@@ -71,6 +66,25 @@ def train_and_test(
     run.figure(learning_curves(run.history, list(models), data, title), "learning_curves")
     show_table(run, told, title, data, note)
     return {"models": told}
+
+
+def require_test_rows(run: Run) -> None:
+    """Raise an InputError if the flags leave nothing to test on."""
+    if 0 in (run.trainer_flags.get("limit_test_batches"), run.trainer_flags.get("limit_predict_batches")):
+        raise InputError("--limit_test_batches and --limit_predict_batches leave nothing to test on")
+
+
+def test(trainer: Trainer, model: Classifier, data: FashionMNIST) -> dict[str, float]:
+    """Return a model's ``test_accuracy`` and ``test_loss``.
+
+    Raises:
+        DivergenceError: If the loss is no number.
+    """
+    trainer.test(model, data, verbose=False)
+    told = {f"test_{name}": model.evaluated[f"test/{name}"].item() for name in ("accuracy", "loss")}
+    if not math.isfinite(told["test_loss"]):
+        raise DivergenceError(f"the loss on the test rows became {told['test_loss']:g}; a lower lr may help")
+    return told
 
 
 def show_table(

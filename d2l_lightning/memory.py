@@ -31,8 +31,8 @@ class LiveMemory(TorchDispatchMode):
         before = {t.untyped_storage() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         returned = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(returned):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage() not in before | {*self._known}:
-                storage = tensor.untyped_storage()
+            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+            if storage is not None and storage not in before and storage not in self._known:
                 self._known.add(storage)
                 weakref.finalize(storage, self._freed, storage.nbytes())
                 self.now += storage.nbytes()

@@ -83,6 +83,11 @@ class SupervisedModule(LightningModule, ABC):
         else:
             super().__setattr__(name, value)
 
+    @property
+    def clips_gradients(self) -> bool:
+        """Whether the Trainer clips gradients, which a fused optimizer does not let it in mixed precision."""
+        return self._trainer is not None and self.trainer.gradient_clip_val is not None
+
     @abstractmethod
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return the loss of each example, shape ``(B,)``."""
@@ -157,9 +162,10 @@ class SupervisedModule(LightningModule, ABC):
         finite = loss.isfinite()
         if not finite.all():
             of = f" of {self.name_of(int((~finite).nonzero()[0]))}" if loss.ndim else ""
+            clipping = " or a gradient_clip_val" if self.automatic_optimization else ""
             raise DivergenceError(
                 f"the training loss{of} became {loss[~finite][0]:g} in epoch {self.current_epoch + 1}; "
-                "a lower lr or a gradient_clip_val may help"
+                f"a lower lr{clipping} may help"
             )
         self.log_metrics({"train/loss": loss})
 

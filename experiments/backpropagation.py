@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.axes import Axes
@@ -14,13 +14,13 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from d2l_lightning.classification import train_and_test
+from d2l_lightning.classification import require_test_rows, train_and_test
 from d2l_lightning.data.fashion_mnist import FashionMNIST
 from d2l_lightning.errors import InputError
 from d2l_lightning.figures import COLOURS, draw_curves, panels
 from d2l_lightning.functional.backpropagation import Function
 from d2l_lightning.memory import LiveMemory
-from d2l_lightning.models.backpropagation import BackpropagationMLP
+from d2l_lightning.models.backpropagation import Activation, BackpropagationMLP
 from d2l_lightning.models.mlp import MLP
 from d2l_lightning.run import Run, run_experiment
 
@@ -33,7 +33,7 @@ MEGABYTE = 1e6
 def main(
     run: Run,
     num_hiddens: int,
-    activation: Literal["relu", "sigmoid", "tanh"],
+    activation: Activation,
     lambd: float,
     batch_size: int,
     lr: float,
@@ -47,7 +47,7 @@ def main(
     """Train a perceptron by gradients that are computed by hand, and look behind autograd's (4.7).
 
     The gradients are compared with autograd's in double precision, before and after training. Memory is that
-    of the tensors which are alive at once, beside the batch.
+    of the tensors which are alive at once, beside parameters and batch.
 
     Args:
         run: The run.
@@ -66,6 +66,13 @@ def main(
     for name, values in {"memory_batch_sizes": memory_batch_sizes, "memory_depths": memory_depths}.items():
         if not values or min(values) < 1 or values != sorted(set(values)):
             raise InputError(f"{name} must be positive and grow, not {values}")
+    accumulated = run.trainer_flags.get("accumulate_grad_batches") or 1
+    if run.trainer_flags.get("gradient_clip_val") is not None or accumulated != 1:
+        raise InputError(
+            "--gradient_clip_val and --accumulate_grad_batches are for autograd's gradients; here they are "
+            "computed by hand"
+        )
+    require_test_rows(run)
     data = FashionMNIST(data_dir, batch_size, val_fraction, validate_on_test, run.seed)
     model = BackpropagationMLP(
         num_hiddens=num_hiddens, activation=activation, lambd=lambd, lr=lr, sigma=sigma
@@ -73,6 +80,10 @@ def main(
     data.prepare_data()
     data.setup()
     X, y = data.examples(data.rows["train"][:batch_size])
+    memory = {
+        "over_batch_size": memory_over(memory_batch_sizes, [1] * len(memory_batch_sizes), num_hiddens),
+        "over_depth": memory_over([batch_size] * len(memory_depths), memory_depths, num_hiddens),
+    }
     errors = {"before": gradient_errors(model, X, y)}
     results = train_and_test(run, data, {"by_hand": model}, "backpropagation by hand")
     model.cpu()
@@ -80,10 +91,6 @@ def main(
     largest = max(error for told in errors.values() for error in told.values())
     show_errors(run, errors, model, len(X), largest)
     run.figure(draw_graph(model, X, y), "computational_graph")
-    memory = {
-        "over_batch_size": memory_over(memory_batch_sizes, [1] * len(memory_batch_sizes), num_hiddens),
-        "over_depth": memory_over([batch_size] * len(memory_depths), memory_depths, num_hiddens),
-    }
     show_memory(run, memory, num_hiddens)
     run.figure(draw_memory(memory, batch_size, num_hiddens), "memory")
     run.finish({**results, "max_gradient_error": largest, "gradient_errors": errors, "memory": memory})
@@ -97,7 +104,7 @@ def by_autograd(model: BackpropagationMLP, X: Tensor, y: Tensor) -> dict[str, Te
         name: weight.detach().clone().requires_grad_() for name, weight in model.weights._asdict().items()
     }
     # X as well, so that the graph begins at it.
-    X = X.flatten(1).detach().clone().requires_grad_()
+    X = X.flatten(1).to(model.W1, copy=True).requires_grad_()
     z = F.linear(X, leaves["W1"], leaves["b1"])
     h = phi(z)
     o = F.linear(h, leaves["W2"], leaves["b2"])
@@ -264,13 +271,22 @@ def memory_of(model: MLP, X: Tensor, y: Tensor) -> dict[str, int]:
 
 
 def memory_over(batch_sizes: Sequence[int], depths: Sequence[int], width: int) -> list[dict[str, int]]:
-    """Return ``memory_of`` perceptrons over batch sizes and numbers of hidden layers."""
+    """Return ``memory_of`` perceptrons over batch sizes and numbers of hidden layers.
+
+    Raises:
+        InputError: If there is not as much.
+    """
     told = []
     settings = list(zip(batch_sizes, depths, strict=True))
     for batch_size, depth in track(settings, description="memory", console=Console(stderr=True)):
-        model = MLP(hidden_sizes=[width] * depth)
-        X, y = torch.rand(batch_size, model.num_inputs), torch.zeros(batch_size, dtype=torch.int64)
-        told.append({"batch_size": batch_size, "depth": depth, **memory_of(model, X, y)})
+        try:
+            model = MLP(hidden_sizes=[width] * depth)
+            X, y = torch.rand(batch_size, model.num_inputs), torch.zeros(batch_size, dtype=torch.int64)
+            told.append({"batch_size": batch_size, "depth": depth, **memory_of(model, X, y)})
+        except RuntimeError as error:
+            raise InputError(
+                f"{batch_size} rows and {depth} hidden layers of {width} units do not fit in memory"
+            ) from error
     return told
 
 

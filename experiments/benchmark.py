@@ -30,7 +30,7 @@ from d2l_lightning.data.regression import HighDimensionalData, SyntheticRegressi
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.folds import k_fold
 from d2l_lightning.ensemble.stacked import StackedModule
-from d2l_lightning.errors import require_positive
+from d2l_lightning.errors import InputError, require_positive
 from d2l_lightning.functional.regression import log_rmse
 from d2l_lightning.models.linear_regression import LinearRegression
 from d2l_lightning.models.mlp import MLP
@@ -87,8 +87,8 @@ class Job(ABC):
     def ratios(self, medians: dict[str, float]) -> dict[str, float]:
         """Return what the median seconds of the ways come to."""
 
-    def more(self) -> dict[str, float]:
-        """Return what is told beside the ratios, by name."""
+    def more(self, repeats: int) -> dict[str, float]:
+        """Return what is told beside the ratios, by name: medians of so many repeats."""
         return {}
 
     def trainer(self, name: str, **flags: Any) -> Trainer:
@@ -163,7 +163,7 @@ def main(
         for name, times in seconds.items()
     ]
     columns = (unit, "median", "from", "to", "ratio", *shown)
-    more = timed.more()
+    more = timed.more(repeats)
     notes = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in {**ratios, **more}.items()]
     run.table(f"{timed.title}, {epochs} epochs, {repeats} runs each", columns, rows, "; ".join(notes))
     run.finish({"ratios": ratios, **more, "seconds": seconds, "figures": figures})
@@ -341,12 +341,12 @@ class LinearSteps(Job):
             "board": medians["with a board"] / medians["this project"],
         }
 
-    def more(self) -> dict[str, float]:
+    def more(self, repeats: int) -> dict[str, float]:
         """Return what a board costs once, when it writes its file."""
         board = ProgressBoard(self.folder / "figures" / "board.png", live=False)
         self.under_trainer(LinearRegression(2), board)
         seconds = []
-        for _ in range(5):
+        for _ in range(repeats):
             start = time.perf_counter()
             board.write()
             seconds.append(time.perf_counter() - start)
@@ -475,13 +475,18 @@ class Perceptron(Job):
             "torchvision_pipeline": ours / medians["image by image"],
         }
 
-    def more(self) -> dict[str, float]:
+    def more(self, repeats: int) -> dict[str, float]:
         """Return the seconds from the start of `mlp.py` to its first step, beyond the libraries' import."""
         script = str(Path(__file__).with_name("mlp.py"))
-        with tempfile.TemporaryDirectory() as folder:
-            words = [sys.executable, "-c", STARTUP, script, "--run_dir", folder, "--accelerator", "cpu"]
-            done = subprocess.run(words, capture_output=True, text=True, check=True)
-        return {"startup_seconds": float(done.stdout)}
+        seconds = []
+        for _ in range(repeats):
+            with tempfile.TemporaryDirectory() as folder:
+                words = [sys.executable, "-c", STARTUP, script, "--run_dir", folder, "--accelerator", "cpu"]
+                done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise InputError(f"mlp.py did not start: {done.stderr.strip().splitlines()[-1]}")
+            seconds.append(float(done.stdout))
+        return {"startup_seconds": statistics.median(seconds)}
 
     def in_memory(self) -> Figures:
         """Fit it as `mlp.py` does."""

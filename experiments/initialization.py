@@ -1,5 +1,6 @@
 """Numerical stability and initialization: what explodes, what vanishes, what stays as it was (4.8)."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from d2l_lightning.batches import data_generator
-from d2l_lightning.classification import learning_curves
+from d2l_lightning.classification import learning_curves, require_test_rows, test
 from d2l_lightning.data.fashion_mnist import FashionMNIST
 from d2l_lightning.errors import DivergenceError, InputError, require_positive
 from d2l_lightning.figures import draw_curves, panels
@@ -32,6 +33,7 @@ ROWS = 512
 UNITS, WEIGHT, DROPOUT, EPOCHS = 64, 0.01, 0.5, 2
 # What is further from 1 is beyond the figures, or nothing could be told apart near 1.
 FRAME = 1e15
+YLABEL = "variance over rows and units,\nbefore training, of standardised images"
 # A name to how weights begin, and to the standard deviation of normal ones.
 Schemes = Mapping[str, tuple[Initialization, float]]
 # By name, then by layer, the one nearest to the input first.
@@ -91,6 +93,9 @@ def main(
         "xavier_normal": ("xavier_normal", 0.0),
         "kaiming": ("kaiming", 0.0),
     }
+    if len(schemes) < len(sigmas) + 4:
+        raise InputError(f"sigmas must differ in their first six digits, not {sigmas}")
+    require_test_rows(run)
     depth = num_layers - 1
     deep = {
         name: MLP(hidden_sizes=[width] * depth, activation=activation, initialization=how, sigma=s, lr=lr)
@@ -103,8 +108,10 @@ def main(
     X, y = data.examples(data.rows["train"][:ROWS])
     phis = list(dict.fromkeys([*activations, activation]))
     measured = measure(schemes, phis, sorted({*depths, depth}), width, X, y)
+    for name, model in deep.items():
+        measured[activation][name][depth] = variances(copy.deepcopy(model), X, y)
 
-    run.start()
+    symmetry = break_symmetry(run, data, lr)
     run.figure(draw_sigmoid(), "sigmoid")
     show_product(run, product)
     run.figure(draw_growth(growth, matrix_size), "matrix_product")
@@ -118,7 +125,6 @@ def main(
             f"{what}_variance",
         )
     run.figure(draw_over_depth(measured, width), "over_depth")
-    symmetry = break_symmetry(run, data, lr)
     training = train(run, deep, data)
     at_depth = {name: {phi: ends(measured[phi][name][depth]) for phi in phis} for name in schemes}
     show_schemes(run, at_depth, training, activation, depth)
@@ -198,9 +204,10 @@ def measure(
         model = MLP(hidden_sizes=[width] * depth, activation=phi, initialization=how, sigma=sigma)
         found = variances(model, X, y)
         for what, values in found.items():
-            if not all(math.isfinite(value) for value in values):
+            if not all(0 < value < math.inf for value in values):
                 raise InputError(
-                    f"the {what} of {depth} layers, {name}, {phi}, is infinite; take smaller --depths"
+                    f"the {what} of {depth} layers, {name}, {phi}, is no number above 0 in double precision; "
+                    "take smaller --depths or other --sigmas"
                 )
         told[phi].setdefault(name, {})[depth] = found
     return told
@@ -235,14 +242,16 @@ def break_symmetry(run: Run, data: FashionMNIST, lr: float) -> dict[str, dict[st
         model.log_prefix = f"symmetry_{name}/"
         watch = UnitSpread()
         run.trainer(f"symmetry: {name}", [watch], max_epochs=EPOCHS).fit(model, data)
-        accuracy = model.evaluated["val/accuracy"].item()
+        if not watch.spread:
+            raise InputError("the flags leave no step to take")
+        accuracy = run.evaluate(model, data)["val/accuracy"].item()
         told[name] = {"spread": watch.spread[-1], "val_accuracy": accuracy}
         spreads[name] = watch.spread
     run.figure(draw_spreads(spreads), "symmetry")
     rows = [(name, f"{t['spread']:.3g}", f"{t['val_accuracy']:.4f}") for name, t in told.items()]
     note = (
         f"Spread: the standard deviation over the {UNITS} hidden units of their incoming weights,\n"
-        f"after {EPOCHS} epochs. At 0 all units are one."
+        f"after {len(spreads['random'])} steps. At 0 all units are one."
     )
     run.table("hidden units that begin alike", ("", "spread", "validation accuracy"), rows, note)
     return told
@@ -256,11 +265,9 @@ def train(run: Run, models: Mapping[str, Classifier], data: FashionMNIST) -> dic
         trainer = run.trainer(f"start: {name}")
         try:
             trainer.fit(model, data)
+            told[name] = {"diverged": False, **test(trainer, model, data)}
         except DivergenceError:
-            told[name] = {"diverged": True, "test_accuracy": None}
-            continue
-        trainer.test(model, data, verbose=False)
-        told[name] = {"diverged": False, "test_accuracy": model.evaluated["test/accuracy"].item()}
+            told[name] = {"diverged": True, "test_accuracy": None, "test_loss": None}
     return told
 
 
@@ -306,8 +313,8 @@ def show_schemes(
         rows.append((name, *figures, "diverged" if accuracy is None else f"{accuracy:.4f}"))
     columns = ("", "act. 1", f"act. {depth}", "grad. 1", f"grad. {depth}", "accuracy")
     note = (
-        "Variances of activations, and of the gradients with respect to them, in the first and the\n"
-        "last hidden layer, before training; accuracy on the test rows after it."
+        "Variances of activations, and of the gradients with respect to them, in the first and the last\n"
+        "hidden layer, before training, on standardised images; accuracy on the test rows after it."
     )
     run.table(f"{depth} hidden layers with {activation}", columns, rows, note)
 
@@ -337,10 +344,11 @@ def draw_growth(growth: Sequence[float], size: int) -> Figure:
 
 def draw_by_layer(measured: Measured, what: str, depth: int, title: str) -> Figure:
     """Draw a variance over the layers of the deepest networks, a panel for each activation."""
-    figure, axes = panels(list(measured), title, "hidden layer", "variance over rows and units")
+    figure, axes = panels(list(measured), title, "hidden layer", YLABEL)
     for panel, by_scheme in zip(axes, measured.values(), strict=True):
         layers = range(1, depth + 1)
         _draw_schemes(panel, {name: (layers, told[depth][what]) for name, told in by_scheme.items()})
+    _frame(axes[0])
     axes[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -348,7 +356,7 @@ def draw_by_layer(measured: Measured, what: str, depth: int, title: str) -> Figu
 def draw_over_depth(measured: Measured, width: int) -> Figure:
     """Draw the variance of the gradients in the first layer over the number of hidden layers."""
     title = f"What gradients reach the first layer of ever deeper networks, {width} units a layer"
-    figure, axes = panels(list(measured), title, "hidden layers", "variance over rows and units")
+    figure, axes = panels(list(measured), title, "hidden layers", YLABEL)
     for panel, by_scheme in zip(axes, measured.values(), strict=True):
         curves = {
             name: (list(told), [found["gradient_variance"][0] for found in told.values()])
@@ -357,6 +365,7 @@ def draw_over_depth(measured: Measured, width: int) -> Figure:
         _draw_schemes(panel, curves)
         for line in panel.lines:
             line.set_marker("o")
+    _frame(axes[0])
     axes[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -364,6 +373,10 @@ def draw_over_depth(measured: Measured, width: int) -> Figure:
 def _draw_schemes(panel: Axes, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
     draw_curves(panel, [(name.replace("_", " "), *curve) for name, curve in curves.items()])
     panel.set_yscale("log")
+
+
+def _frame(panel: Axes) -> None:
+    # Of all panels, as they share their axis.
     low, high = panel.get_ylim()
     panel.set_ylim(max(low, 1 / FRAME), min(high, FRAME))
 

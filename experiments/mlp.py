@@ -2,6 +2,7 @@
 
 from d2l_lightning.classification import train_and_test
 from d2l_lightning.data.fashion_mnist import FashionMNIST
+from d2l_lightning.errors import InputError
 from d2l_lightning.models.classifier import Classifier
 from d2l_lightning.models.layers import Activation, Initialization
 from d2l_lightning.models.mlp import MLP, MLPScratch, OptimizerName, Schedule
@@ -15,6 +16,7 @@ def main(
     initialization: Initialization,
     sigma: float,
     dropouts: list[float],
+    batch_norm: bool,
     batch_size: int,
     optimizer: OptimizerName,
     lr: float,
@@ -37,6 +39,7 @@ def main(
         initialization: How weights begin (Section 4.8.2).
         sigma: Standard deviation of the initial weights, where they are normal.
         dropouts: The probability that a unit of each hidden layer is dropped in training; none is if empty.
+        batch_norm: Standardise the units of each hidden layer over the batch.
         batch_size: Rows in a batch.
         optimizer: Minibatch SGD, or AdamW.
         lr: Learning rate.
@@ -48,20 +51,33 @@ def main(
         data_dir: A folder with the four IDX files; if not given, they are found or downloaded.
     """
     data = FashionMNIST(data_dir, batch_size, val_fraction, validate_on_test, run.seed, flip)
+    if batch_norm:
+        data.setup()
+        if len(data.rows["train"]) % batch_size == 1:
+            raise InputError(
+                f"batch_norm cannot train on the last row alone; choose another batch_size than {batch_size}"
+            )
     concise = MLP(
         hidden_sizes=hidden_sizes,
         activation=activation,
         initialization=initialization,
         sigma=sigma,
         dropouts=dropouts,
+        batch_norm=batch_norm,
         optimizer=optimizer,
         lr=lr,
         schedule=schedule,
         weight_decay=weight_decay,
     )
     models: dict[str, Classifier] = {"concise": concise}
-    kind = (len(hidden_sizes), activation, initialization, any(dropouts), optimizer, schedule, weight_decay)
-    if kind == (1, "relu", "normal", False, "sgd", "constant", 0):
+    plain = (optimizer, schedule, weight_decay, batch_norm, any(dropouts)) == (
+        "sgd",
+        "constant",
+        0,
+        False,
+        False,
+    )
+    if len(hidden_sizes) == 1 and activation == "relu" and initialization == "normal" and plain:
         models = {"scratch": MLPScratch(num_hiddens=hidden_sizes[0], lr=lr, sigma=sigma), **models}
     run.finish(train_and_test(run, data, models, "multilayer perceptron"))
 

@@ -4,7 +4,7 @@ import gzip
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from d2l_lightning.batches import ShuffledBatches, data_generator
+from d2l_lightning.batches import ShuffledBatches, data_generator, epoch_generator
 from d2l_lightning.data.hub import cache_folder
 from d2l_lightning.errors import InputError, require_positive
 
@@ -33,30 +33,40 @@ EVALUATION_BATCH = 2000
 
 
 class RowLoader:
-    """Gathers batches out of tensors in memory: one gather for each tensor.
+    """Gathers batches of images and classes out of tensors in memory: one gather for each.
 
     A ``DataLoader`` would do the same at 30 microseconds a step. Lightning sets the sampler's epoch.
 
     Args:
-        tensors: Tensors of shape ``(n, ...)``.
+        images: Shape ``(n, h, w)``.
+        labels: Shape ``(n,)``.
         rows: Which of the n rows there are to choose from, shape ``(m,)``.
         batches: The places of each batch's rows among these, index tensors: a sampler where the epoch
             decides them.
+        flip: Whether images are mirrored with a probability of a half, left to right, as a function of the
+            sampler's seed and epoch.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], rows: Tensor, batches: Any) -> None:
-        self.tensors, self.rows, self.batches = tensors, rows, batches
+    def __init__(
+        self, images: Tensor, labels: Tensor, rows: Tensor, batches: Any, flip: bool = False
+    ) -> None:
+        self.images, self.labels, self.rows, self.batches, self.flip = images, labels, rows, batches, flip
         if hasattr(batches, "set_epoch"):
             self.sampler = batches
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        flips = epoch_generator(self.sampler.seed, self.sampler.epoch, 2) if self.flip else None
         for places in self.batches:
-            rows = self.rows[places]
+            rows = self.rows[places].to(self.images.device)
             # Several times faster than indexing with them.
-            yield tuple(tensor.index_select(0, rows) for tensor in self.tensors)
+            X, y = self.images.index_select(0, rows), self.labels.index_select(0, rows)
+            if flips is not None:
+                flipped = torch.rand(len(X), 1, 1, generator=flips) < 0.5
+                X = torch.where(flipped.to(X.device), X.flip(2), X)
+            yield X, y
 
 
 class FashionMNIST(LightningDataModule):
@@ -74,7 +84,7 @@ class FashionMNIST(LightningDataModule):
         val_fraction: Share of the training rows, chosen by the seed, that validate and are not trained on.
         validate_on_test: The book's protocol instead: train on all training rows, and validate on the
             official test rows. What is chosen by such a validation has seen the test.
-        seed: Seed of the split, and of the order of the training rows.
+        seed: Seed of the split, of the order of the training rows, and of their flips.
         flip: Whether each training image is mirrored with a probability of a half, left to right.
 
     Attributes:
@@ -146,7 +156,7 @@ class FashionMNIST(LightningDataModule):
     def train_dataloader(self) -> RowLoader:
         """Return the loader of shuffled training batches."""
         rows = self.rows["train"]
-        return self._loader(rows, ShuffledBatches(len(rows), self.batch_size, self.seed))
+        return self._loader(rows, ShuffledBatches(len(rows), self.batch_size, self.seed), self.flip)
 
     def val_dataloader(self) -> RowLoader:
         """Return the loader of validation batches, in the rows' order."""
@@ -159,10 +169,8 @@ class FashionMNIST(LightningDataModule):
     predict_dataloader = test_dataloader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Flip images, if asked to, and scale them to 0 to 1, in the type that the model computes in."""
+        """Scale a batch's images to numbers from 0 to 1, of the type that the model computes in."""
         X, *others = batch
-        if self.flip and self.trainer is not None and self.trainer.training:
-            X = torch.where(torch.rand(len(X), 1, 1, device=X.device) < 0.5, X.flip(2), X)
         model = None if self.trainer is None else self.trainer.lightning_module
         dtype = torch.get_default_dtype() if model is None else cast(torch.dtype, model.dtype)
         return X.to(dtype).div_(255), *others
@@ -181,12 +189,12 @@ class FashionMNIST(LightningDataModule):
         rows = self.rows[stage]
         return self._loader(rows, torch.arange(len(rows)).split(EVALUATION_BATCH))
 
-    def _loader(self, rows: Tensor, batches: Any) -> RowLoader:
+    def _loader(self, rows: Tensor, batches: Any, flip: bool = False) -> RowLoader:
         assert self.images is not None
         if self.trainer is not None:  # rows are gathered where they are used
             device = self.trainer.strategy.root_device
             self.images, self.labels = self.images.to(device), self.labels.to(device)
-        return RowLoader((self.images, self.labels), rows, batches)
+        return RowLoader(self.images, self.labels, rows, batches, flip)
 
 
 def find_files(data_dir: str | None) -> dict[str, tuple[Path, Path]] | None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 def relu(x: Tensor) -> Tensor:
     """``max(x, 0)``, elementwise. Source: Section 4.1.2, eq. 4.1.4."""
-    return torch.where(x > 0, x, 0.0)  # clamp would have a gradient of 1 at 0
+    return torch.where(x <= 0, 0.0, x)  # clamp would have a gradient of 1 at 0; what is no number stays none
 
 
 def relu_derivative(x: Tensor) -> Tensor:

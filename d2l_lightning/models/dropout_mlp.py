@@ -136,6 +136,9 @@ def probabilities_under_dropout(model: Classifier, X: Tensor, num_masks: int) ->
     require_positive(num_masks=num_masks)
     was_training = model.training
     model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):  # these images are not to be learned from
+            module.eval()
     try:
         logits = model(X.repeat(num_masks, *[1] * (X.ndim - 1)))
     finally:

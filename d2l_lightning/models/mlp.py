@@ -84,6 +84,8 @@ class MLP(Classifier):
         sigma: Standard deviation of the initial weights, where they are ``normal``.
         dropouts: The probability, from 0 to 1, that a unit of each hidden layer is dropped in training; none
             is if empty.
+        batch_norm: Whether each hidden layer standardises its units over the batch, before the activation
+            (Ioffe and Szegedy, 2015).
         optimizer: Minibatch SGD, or AdamW.
         lr: The learning rate.
         schedule: What becomes of the learning rate in a fit: it is ``constant``, or goes up to ``lr`` and
@@ -106,6 +108,7 @@ class MLP(Classifier):
         initialization: Initialization = "normal",
         sigma: float = 0.01,
         dropouts: Sequence[float] = (),
+        batch_norm: bool = False,
         optimizer: OptimizerName = "sgd",
         lr: float = 0.1,
         schedule: Schedule = "constant",
@@ -122,7 +125,10 @@ class MLP(Classifier):
         layers: list[nn.Module] = []
         width = num_inputs
         for place, size in enumerate(hidden_sizes):
-            layers += [nn.Linear(width, size), make_activation(activation)]
+            layers.append(nn.Linear(width, size))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(size))
+            layers.append(make_activation(activation))
             if dropouts:
                 layers.append(nn.Dropout(dropouts[place]))
             width = size
@@ -142,11 +148,16 @@ class MLP(Classifier):
         if self.hparams["optimizer"] == "sgd":
             optimizer = torch.optim.SGD(self.parameters(), lr=lr, weight_decay=decay)
         else:
-            optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=decay, fused=True)
+            fused = not self.clips_gradients
+            optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=decay, fused=fused)
         if self.hparams["schedule"] == "constant":
             return optimizer
         steps = self.trainer.estimated_stepping_batches
-        if steps == math.inf:
-            raise InputError("schedule one_cycle needs max_epochs or max_steps, to know where it ends")
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=int(steps))
+        if not 0 < steps < math.inf:
+            raise InputError(
+                "schedule one_cycle needs steps, and max_epochs or max_steps to know where it ends"
+            )
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=lr, total_steps=int(steps), cycle_momentum=False
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}

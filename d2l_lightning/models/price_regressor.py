@@ -89,5 +89,8 @@ class PriceRegressor(SupervisedModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over all parameters."""
         return torch.optim.Adam(
-            self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"], fused=True
+            self.parameters(),
+            lr=self.hparams["lr"],
+            weight_decay=self.hparams["weight_decay"],
+            fused=not self.clips_gradients,
         )

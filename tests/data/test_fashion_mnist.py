@@ -11,10 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
+from d2l_lightning.batches import ShuffledBatches
 from d2l_lightning.data import fashion_mnist
-from d2l_lightning.data.fashion_mnist import FILES, LABELS, SYSTEM_FOLDER, FashionMNIST, read_idx
+from d2l_lightning.data.fashion_mnist import FILES, LABELS, SYSTEM_FOLDER, FashionMNIST, RowLoader, read_idx
 from d2l_lightning.errors import InputError
 from tests.conftest import needs_fashion_mnist
 
@@ -166,13 +168,34 @@ def test_half_of_the_training_images_are_flipped_and_no_others(
     as_it_is, flipped = X[:, 0, 1] == 1, X[:, 0, 26] == 1
     assert (as_it_is ^ flipped).all()
     assert 0.45 < flipped.float().mean() < 0.55
-    # An image is not always the same way round: drawn anew for each batch, not for each row.
-    number = torch.where(flipped, X[:, 0, 27], X[:, 0, 0]).mul(255).round().long()
-    times = torch.zeros(256).index_add(0, number, flipped.float())
-    assert len(times.unique()) > 2
     plain, model = watched()
     trainer(max_epochs=1).fit(model, FashionMNIST(folder))
     assert all((X[:, 0, 1] == 1).all() for X, _ in plain)
+
+
+def test_flips_are_a_function_of_seed_and_epoch(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", (200, 20))
+
+    def flipped(epoch: int, **settings: Any) -> set[int]:
+        loader = made(folder, flip=True, batch_size=32, **settings).train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return {int(X[0, 27]) for batch, _ in loader for X in batch if X[0, 26] == 255}
+
+    assert flipped(0) == flipped(0)
+    assert len({frozenset(flipped(epoch, seed=seed)) for epoch in range(3) for seed in range(3)}) == 9
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_rows_are_gathered_where_the_images_are(flip: bool) -> None:
+    # Tensors without memory, on a device that this machine need not have.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(10, 28, 28, dtype=torch.uint8, device="cuda")
+        labels = torch.empty(10, dtype=torch.int64, device="cuda")
+        loader = RowLoader(images, labels, torch.arange(4, 10), ShuffledBatches(6, 4, seed=0), flip)
+        batches = list(loader)
+    assert [(X.device.type, y.device.type, len(y)) for X, y in batches] == [
+        ("cuda", "cuda", n) for n in (4, 2)
+    ]
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])

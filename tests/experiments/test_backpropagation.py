@@ -36,6 +36,25 @@ def test_what_a_run_tells(activation: str, tmp_path: Path, capsys: pytest.Captur
     assert {"computational_graph", "memory", "learning_curves"} <= figures
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_other_precisions(precision: str, tmp_path: Path) -> None:
+    flags = ["--data_dir", str(write(tmp_path / "data")), "--max_epochs", "1", "--num_hiddens", "12"]
+    memory = ["--memory_batch_sizes", "8", "--memory_depths", "1"]
+    results = run_results("backpropagation", tmp_path / "run", *flags, *memory, "--precision", precision)
+    assert results["max_gradient_error"] < 1e-12  # measured in double precision all the same
+
+
+def test_what_does_not_fit_in_memory_is_told_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data_dir", str(write(tmp_path / "data")), "--memory_batch_sizes", "8", str(10**12)]
+    with pytest.raises(SystemExit) as stop:
+        run_experiment(experiment.main, [*flags, "--run_dir", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    assert f"{10**12} rows and 1 hidden layers of 256 units do not fit in memory" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_wrong_formula_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     model = BackpropagationMLP(9, 3, 4, lambd=0.1, sigma=1.0)
     X, y = torch.rand(5, 9), torch.tensor([0, 1, 2, 1, 0])
@@ -99,10 +118,17 @@ def test_memory_grows_as_the_section_says() -> None:
         (["--activation", "gelu"], "activation: "),
         (["--lambd", "-1"], "lambd must not be negative"),
         (["--num_hiddens", "0"], "num_hiddens must be positive"),
+        (["--limit_test_batches", "0"], "leave nothing to test on"),
         (["--memory_depths"], "memory_depths must be positive and grow, not []"),
         (["--memory_batch_sizes", "8", "4"], "memory_batch_sizes must be positive and grow, not [8, 4]"),
-        (["--gradient_clip_val", "1"], "gradient clipping is not supported for manual optimization"),
-        (["--accumulate_grad_batches", "2"], "accumulation is not supported for manual optimization"),
+        (
+            ["--gradient_clip_val", "1"],
+            "--gradient_clip_val and --accumulate_grad_batches are for autograd's",
+        ),
+        (
+            ["--accumulate_grad_batches", "2"],
+            "--gradient_clip_val and --accumulate_grad_batches are for autograd's",
+        ),
     ],
 )
 def test_bad_input(

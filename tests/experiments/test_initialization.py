@@ -94,7 +94,10 @@ def test_gradients_are_those_of_each_rows_loss() -> None:
         (["--activation", "step"], "activation: "),
         (["--depths", "0"], "depths must be positive"),
         (["--num_matrices", "3000"], "take a smaller --num_matrices"),
-        (["--depths", "300"], "take smaller --depths"),
+        (["--depths", "300"], "take smaller --depths or other --sigmas"),
+        (["--sigmas", "1e200"], "take smaller --depths or other --sigmas"),
+        (["--sigmas", "0.1234567", "0.1234568"], "sigmas must differ in their first six digits"),
+        (["--limit_test_batches", "0"], "leave nothing to test on"),
         (["--lr", "-1"], "lr must be positive"),
     ],
 )
@@ -109,6 +112,27 @@ def test_bad_input(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_flag_that_lightning_refuses_costs_no_earlier_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data_dir", str(write(tmp_path / "data")), *QUICK, "--activations", "relu"]
+    run_results("initialization", tmp_path / "run", *flags)
+    before = (tmp_path / "run" / "results.json").read_bytes()
+    again = [*flags, "--run_dir", str(tmp_path / "run"), "--overwrite", "true", "--limit_val_batches", "0"]
+    with pytest.raises(SystemExit) as stop:
+        run_experiment(experiment.main, again)
+    assert stop.value.code == 2
+    assert "leaves nothing to evaluate on" in capsys.readouterr().err
+    assert (tmp_path / "run" / "results.json").read_bytes() == before
+
+
+def test_short_runs_tell_what_they_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data_dir", str(write(tmp_path / "data")), *QUICK, "--activations", "relu"]
+    results = run_results("initialization", tmp_path / "run", *flags, "--max_steps", "1")
+    assert results["symmetry"]["alike"]["val_accuracy"] >= 0
+    assert "after 1 steps" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @needs_fashion_mnist
 def test_what_the_section_tells_holds_on_the_real_data(tmp_path: Path) -> None:
@@ -117,7 +141,11 @@ def test_what_the_section_tells_holds_on_the_real_data(tmp_path: Path) -> None:
     training = results["training"]
     assert training["kaiming"]["test_accuracy"] > 0.7
     assert training["normal_0.01"]["test_accuracy"] == pytest.approx(0.1, abs=0.01)  # gradients vanished
-    assert training["normal_1"] == {"diverged": True, "test_accuracy": None}  # they exploded
+    assert training["normal_1"] == {
+        "diverged": True,
+        "test_accuracy": None,
+        "test_loss": None,
+    }  # they exploded
     relu = {name: told["relu"]["gradient_variance"]["first"] for name, told in results["schemes"].items()}
     assert relu["normal_0.01"] < 1e-15 < relu["xavier_normal"] < relu["kaiming"] < 1e10 < relu["normal_1"]
     symmetry = results["symmetry"]

@@ -45,6 +45,10 @@ def test_at_zero() -> None:
     assert derivatives == pytest.approx({"relu": 0, "prelu": ALPHA, "sigmoid": 0.25, "tanh": 1})
 
 
+def test_what_is_no_number_stays_none() -> None:
+    assert a.relu(torch.tensor([float("nan")])).isnan()
+
+
 def test_the_scratch_relu_is_the_layers() -> None:
     x = torch.randn(100)
     assert torch.equal(a.relu(x), nn.ReLU()(x))

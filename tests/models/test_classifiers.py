@@ -1,5 +1,6 @@
 """Classifiers from scratch and concisely: the same thing at every step."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,11 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from d2l_lightning.errors import InputError
+from d2l_lightning.batches import ShuffledBatches
+from d2l_lightning.data.fashion_mnist import RowLoader
+from d2l_lightning.ensemble.data import StackedData
+from d2l_lightning.ensemble.stacked import StackedModule
+from d2l_lightning.errors import DivergenceError, InputError
 from d2l_lightning.models.dropout_mlp import DropoutMLP, DropoutMLPScratch, probabilities_under_dropout
 from d2l_lightning.models.layers import initialize, make_activation
 from d2l_lightning.models.mlp import MLP, MLPScratch
@@ -127,6 +132,7 @@ def test_one_cycle_goes_up_to_the_learning_rate_and_down_again(trainer: Callable
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
             assert isinstance(optimizer, torch.optim.AdamW)
             assert optimizer.param_groups[0]["weight_decay"] == 0.1
+            assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)  # the cycle is the learning rate's
             rates.append(optimizer.param_groups[0]["lr"])
 
     trainer(max_epochs=10, callbacks=[Watch()]).fit(model, Blobs())
@@ -139,9 +145,29 @@ def test_one_cycle_goes_up_to_the_learning_rate_and_down_again(trainer: Callable
     assert model.evaluated["val/accuracy"] > 0.9
 
 
-def test_one_cycle_needs_an_end(trainer: Callable[..., Trainer]) -> None:
-    with pytest.raises(InputError, match="one_cycle needs max_epochs or max_steps"):
-        trainer(max_epochs=-1).fit(MLP(**SIZES, schedule="one_cycle"), Blobs())
+@pytest.mark.parametrize("flags", [{"max_epochs": -1}, {"max_steps": 0}, {"limit_train_batches": 0}])
+def test_one_cycle_needs_an_end(trainer: Callable[..., Trainer], flags: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="one_cycle needs steps, and max_epochs or max_steps"):
+        trainer(**flags).fit(MLP(**SIZES, schedule="one_cycle"), Blobs())
+
+
+def test_members_of_a_stack_take_one_cycle_as_alone(trainer: Callable[..., Trainer]) -> None:
+    alone = MLP(**SIZES, schedule="one_cycle", lr=0.5)
+    stacked = StackedModule([copy.deepcopy(alone), MLP(**SIZES, schedule="one_cycle", lr=0.5)])
+    data = Blobs()
+    rows = [torch.arange(200)] * 2
+    stacks = StackedData(data.X, data.y, {"train": rows, "val": rows}, batch_size=32, seed=0, same_order=True)
+    trainer(max_epochs=3).fit(stacked, stacks)
+    loader = RowLoader(data.X, data.y, torch.arange(200), ShuffledBatches(200, 32, seed=0))
+    trainer(max_epochs=3).fit(alone, loader)
+    for ours, theirs in zip(stacked.unstack()[0].parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_adamw_is_clipped_in_mixed_precision(trainer: Callable[..., Trainer]) -> None:
+    model = MLP(**SIZES, optimizer="adamw", lr=0.01)
+    trainer(max_epochs=10, precision="bf16-mixed", gradient_clip_val=1.0).fit(model, Blobs())
+    assert model.evaluated["val/accuracy"] > 0.9
 
 
 def test_initial_weights_by_name() -> None:
@@ -259,6 +285,34 @@ def test_many_masks_at_once() -> None:
     torch.testing.assert_close(probabilities_under_dropout(sure, X, 3), expected.expand(3, -1, -1))
     with pytest.raises(InputError, match="num_masks must be positive"):
         probabilities_under_dropout(sure, X, 0)
+
+
+def test_masks_leave_what_batch_norm_has_learned(trainer: Callable[..., Trainer]) -> None:
+    model = MLP(**SIZES, hidden_sizes=[16], dropouts=[0.5], batch_norm=True)
+    trainer(max_epochs=3).fit(model, Blobs())
+    assert model.evaluated["val/accuracy"] > 0.5
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.eval()
+    told = probabilities_under_dropout(model, Blobs().X[:5], 20)
+    assert (told.std(dim=0) > 0).any()
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert not any(module.training for module in model.modules())
+
+
+def test_batch_norm_standardises_each_unit_over_the_batch() -> None:
+    model, X = MLP(**SIZES, hidden_sizes=[16], batch_norm=True, initialization="default"), Blobs().X
+    H = model.net[:2](X.flatten(1))
+    torch.testing.assert_close(H.mean(dim=0), torch.zeros(16), rtol=0, atol=1e-5)
+    torch.testing.assert_close(H.var(dim=0, correction=0), torch.ones(16), rtol=0, atol=1e-2)
+    assert model.eval()(X[:1]).shape == (1, 4)
+
+
+@pytest.mark.parametrize("model", [*mlp_twins(), *dropout_twins()], ids=lambda m: type(m).__name__)
+def test_weights_that_are_no_numbers_are_noticed(model: Any, trainer: Callable[..., Trainer]) -> None:
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(DivergenceError, match="training loss became nan in epoch 1; a lower lr or a grad"):
+        trainer(max_epochs=1).fit(model, Blobs())
 
 
 def test_predictions_are_logits(trainer: Callable[..., Trainer]) -> None:
