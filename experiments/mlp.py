@@ -17,6 +17,7 @@ def main(
     sigma: float,
     dropouts: list[float],
     batch_norm: bool,
+    label_smoothing: float,
     batch_size: int,
     optimizer: OptimizerName,
     lr: float,
@@ -40,6 +41,7 @@ def main(
         sigma: Standard deviation of the initial weights, where they are normal.
         dropouts: The probability that a unit of each hidden layer is dropped in training; none is if empty.
         batch_norm: Standardise the units of each hidden layer over the batch.
+        label_smoothing: Share of each training label that is spread over all classes.
         batch_size: Rows in a batch.
         optimizer: Minibatch SGD, or AdamW.
         lr: Learning rate.
@@ -64,20 +66,17 @@ def main(
         sigma=sigma,
         dropouts=dropouts,
         batch_norm=batch_norm,
+        label_smoothing=label_smoothing,
         optimizer=optimizer,
         lr=lr,
         schedule=schedule,
         weight_decay=weight_decay,
     )
     models: dict[str, Classifier] = {"concise": concise}
-    plain = (optimizer, schedule, weight_decay, batch_norm, any(dropouts)) == (
-        "sgd",
-        "constant",
-        0,
-        False,
-        False,
-    )
-    if len(hidden_sizes) == 1 and activation == "relu" and initialization == "normal" and plain:
+    # What the model from scratch can do.
+    shape = (len(hidden_sizes), activation, initialization, any(dropouts), batch_norm)
+    training = (label_smoothing, optimizer, schedule, weight_decay)
+    if shape == (1, "relu", "normal", False, False) and training == (0, "sgd", "constant", 0):
         models = {"scratch": MLPScratch(num_hiddens=hidden_sizes[0], lr=lr, sigma=sigma), **models}
     run.finish(train_and_test(run, data, models, "multilayer perceptron"))
 

@@ -10,6 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+# Workers that run tests side by side share the cores; threads that wait by spinning would take them away.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor

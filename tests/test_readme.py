@@ -26,7 +26,7 @@ SCRIPTS = [
 
 
 def test_the_first_two_commands_are_a_line_each_and_name_files_that_exist() -> None:
-    for marker, last in (("run", "experiments/kaggle_house.py"), ("test", "-m pytest")):
+    for marker, last in (("run", "experiments/kaggle_house.py"), ("test", "-m pytest -n 2 --dist worksteal")):
         (block,) = re.findall(rf"<!-- {marker} -->\n```sh\n(.*?)```", README, re.DOTALL)
         (line,) = block.splitlines()
         assert line.endswith(last)

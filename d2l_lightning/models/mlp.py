@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from d2l_lightning.errors import InputError, require_known, require_not_negative, require_positive
 from d2l_lightning.functional.activations import relu
 from d2l_lightning.functional.classification import cross_entropy
+from d2l_lightning.functional.dropout import require_probability
 from d2l_lightning.models.classifier import Classifier
 from d2l_lightning.models.layers import (
     Activation,
@@ -86,6 +88,8 @@ class MLP(Classifier):
             is if empty.
         batch_norm: Whether each hidden layer standardises its units over the batch, before the activation
             (Ioffe and Szegedy, 2015).
+        label_smoothing: The share of each training label that is spread evenly over all classes, from 0 to 1
+            (Szegedy et al., 2016); the loss of an evaluation knows none.
         optimizer: Minibatch SGD, or AdamW.
         lr: The learning rate.
         schedule: What becomes of the learning rate in a fit: it is ``constant``, or goes up to ``lr`` and
@@ -109,6 +113,7 @@ class MLP(Classifier):
         sigma: float = 0.01,
         dropouts: Sequence[float] = (),
         batch_norm: bool = False,
+        label_smoothing: float = 0.0,
         optimizer: OptimizerName = "sgd",
         lr: float = 0.1,
         schedule: Schedule = "constant",
@@ -118,6 +123,7 @@ class MLP(Classifier):
         require_positive(num_inputs=num_inputs, num_outputs=num_outputs, lr=lr)
         require_not_negative(sigma=sigma, weight_decay=weight_decay)
         require_hidden_layers(hidden_sizes, dropouts or [0.0] * len(hidden_sizes))
+        require_probability(label_smoothing=label_smoothing)
         require_known("optimizer", optimizer, OptimizerName)
         require_known("schedule", schedule, Schedule)
         self.save_hyperparameters()
@@ -140,6 +146,11 @@ class MLP(Classifier):
     def logits(self, X: Tensor) -> Tensor:
         """Return logits of shape ``(B, q)`` for features of shape ``(B, d)``."""
         return self.net(X)
+
+    def losses_of(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the cross-entropy of each example, in training with smoothed labels: shape ``(B,)``."""
+        smoothing = self.hparams["label_smoothing"] if self.training else 0.0
+        return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer over all parameters, with the schedule of its learning rate if it has one."""

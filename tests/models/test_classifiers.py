@@ -124,6 +124,16 @@ def test_a_dropout_perceptron_is_a_perceptron_with_dropout(trainer: Callable[...
     assert losses[0] == losses[1]
 
 
+def test_smoothed_labels_are_those_of_training_alone() -> None:
+    model, data = MLP(**SIZES, label_smoothing=0.2), Blobs()
+    log_p = model(data.X).log_softmax(dim=1)
+    truth = 0.8 * nn.functional.one_hot(data.y, 4) + 0.2 / 4
+    torch.testing.assert_close(model.loss(data.X, data.y), -(truth * log_p).sum(dim=1).mean())
+    model.eval()
+    told = model.example_metrics(data.X, data.y)["loss"].mean()
+    torch.testing.assert_close(told, nn.functional.nll_loss(log_p, data.y))
+
+
 def test_one_cycle_goes_up_to_the_learning_rate_and_down_again(trainer: Callable[..., Trainer]) -> None:
     model = MLP(**SIZES, optimizer="adamw", schedule="one_cycle", lr=0.02, weight_decay=0.1)
     rates: list[float] = []
@@ -249,6 +259,7 @@ def test_classes_that_do_not_fit(model: Any, y: Tensor, message: str) -> None:
         (lambda: MLP(dropouts=[2.0]), "dropouts must be from 0 to 1, not 2"),
         (lambda: MLP(optimizer=cast(Any, "adam")), "optimizer must be one of sgd, adamw, not 'adam'"),
         (lambda: MLP(schedule=cast(Any, "step")), "schedule must be one of constant, one_cycle, not 'step'"),
+        (lambda: MLP(label_smoothing=1.5), "label_smoothing must be from 0 to 1, not 1"),
         (lambda: MLP(weight_decay=-1.0), "weight_decay must not be negative"),
         (lambda: make_activation(cast(Any, "")), "activation must be one of"),
     ],
