@@ -1,0 +1,70 @@
+"""Strategies for bandits pull the arms that their definitions say."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from d2l_lightning.errors import InputError
+from d2l_lightning.functional.bandits import epsilon_greedy, upper_confidence_bound
+
+TOTALS = torch.tensor([[8.0, 5.0, 1.0], [0.0, 3.0, 3.0]])
+COUNTS = torch.tensor([[10.0, 5.0, 4.0], [4.0, 4.0, 5.0]])
+
+
+def test_greedy_pulls_what_has_paid_best() -> None:
+    assert epsilon_greedy(TOTALS, COUNTS, 0.0).tolist() == [1, 1]
+
+
+def test_epsilon_is_the_share_of_arms_at_random() -> None:
+    rows, generator = 20000, torch.Generator().manual_seed(0)
+    totals, counts = TOTALS[:1].expand(rows, -1), COUNTS[:1].expand(rows, -1)
+    shares = torch.bincount(epsilon_greedy(totals, counts, 0.3, generator), minlength=3) / rows
+    torch.testing.assert_close(shares, torch.tensor([0.1, 0.8, 0.1]), rtol=0, atol=0.01)
+
+
+def test_the_bound_is_the_formula() -> None:
+    for step in (2, 19, 1000):
+        bound = TOTALS / COUNTS + (2 * torch.tensor(float(step)).log() / COUNTS).sqrt()
+        assert upper_confidence_bound(TOTALS, COUNTS, step).tolist() == bound.argmax(dim=1).tolist()
+    # Late enough, what was tried least comes first.
+    assert upper_confidence_bound(TOTALS, COUNTS, 10**60).tolist() == [2, 1]
+
+
+@given(st.integers(1, 5), st.integers(2, 6), st.integers(0, 100))
+def test_every_arm_is_tried_once_before_any_is_twice(rows: int, arms: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for bound in (False, True):
+        totals, counts = torch.zeros(rows, arms), torch.zeros(rows, arms)
+        for step in range(1, arms + 1):
+            arm = (
+                upper_confidence_bound(totals, counts, step, generator)
+                if bound
+                else epsilon_greedy(totals, counts, 0.0, generator)
+            )
+            assert (counts[torch.arange(rows), arm] == 0).all()
+            counts[torch.arange(rows), arm] += 1
+
+
+def test_among_equals_no_arm_is_favoured() -> None:
+    zeros, generator = torch.zeros(9000, 3), torch.Generator().manual_seed(1)
+    for arm in (
+        epsilon_greedy(zeros, zeros, 0.0, generator),
+        upper_confidence_bound(zeros, zeros, 1, generator),
+        upper_confidence_bound(zeros, zeros + 7, 50, generator),
+    ):
+        shares = torch.bincount(arm, minlength=3) / 9000
+        torch.testing.assert_close(shares, torch.full((3,), 1 / 3), rtol=0, atol=0.02)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(InputError, match="epsilon must be from 0 to 1, not 2"):
+        epsilon_greedy(TOTALS, COUNTS, 2.0)
+    with pytest.raises(
+        InputError, match=r"totals of shape \(2, 3\) does not go with counts of shape \(1, 3\)"
+    ):
+        epsilon_greedy(TOTALS, COUNTS[:1], 0.1)
+    with pytest.raises(InputError, match="step must be positive"):
+        upper_confidence_bound(TOTALS, COUNTS, 0)
+    with pytest.raises(InputError, match=r"totals must be of shape \(R, K\), not \(3,\)"):
+        upper_confidence_bound(TOTALS[0], COUNTS[0], 1)

@@ -1,0 +1,77 @@
+"""Every model takes weights of its examples: weighted empirical risk (Section 4.9.3, eq. 4.9.5)."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+from d2l_lightning.models.backpropagation import BackpropagationMLP
+from d2l_lightning.models.dropout_mlp import DropoutMLP, DropoutMLPScratch
+from d2l_lightning.models.linear_regression import LinearRegression, LinearRegressionScratch
+from d2l_lightning.models.mlp import MLP, MLPScratch
+from d2l_lightning.models.price_regressor import PriceRegressor
+from d2l_lightning.models.softmax_regression import SoftmaxRegression, SoftmaxRegressionScratch
+from d2l_lightning.models.weight_decay import Lasso, WeightDecay, WeightDecayScratch
+
+REGRESSORS: list[Callable[[], Any]] = [
+    lambda: LinearRegressionScratch(6, lr=0.1),
+    lambda: LinearRegression(6, lr=0.1),
+    lambda: WeightDecayScratch(6, lambd=0.1, lr=0.1),
+    lambda: WeightDecay(6, wd=0.1, lr=0.1),
+    lambda: Lasso(6, lambd=0.1, lr=0.1),
+    lambda: PriceRegressor(6, lr=0.1, hidden_sizes=[5], dropout=0.3, log_price=True),
+]
+CLASSIFIERS: list[Callable[[], Any]] = [
+    lambda: SoftmaxRegressionScratch(6, 3),
+    lambda: SoftmaxRegression(6, 3),
+    lambda: MLPScratch(6, 3, 5),
+    lambda: MLP(6, 3, [5], label_smoothing=0.1, batch_norm=True, dropouts=[0.2]),
+    lambda: DropoutMLPScratch(6, 3, [5, 4]),
+    lambda: DropoutMLP(6, 3, [5, 4]),
+    lambda: BackpropagationMLP(6, 3, 5, lambd=0.1),
+]
+MAKE = pytest.mark.parametrize("make", REGRESSORS + CLASSIFIERS, ids=lambda make: type(make()).__name__)
+
+
+def examples(make: Callable[[], Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    X = torch.randn(50, 6, generator=generator)
+    if make in CLASSIFIERS:
+        return X, torch.randint(3, (50,), generator=generator)
+    return X, torch.rand(50, generator=generator) + 1
+
+
+def fitted(model: Any, trainer: Callable[..., Trainer], *tensors: torch.Tensor) -> Any:
+    model = copy.deepcopy(model)
+    torch.manual_seed(7)
+    loader = DataLoader(TensorDataset(*tensors), batch_size=16)
+    trainer(max_epochs=3).fit(model, loader, loader)
+    return model
+
+
+@MAKE
+def test_weights_of_1_are_no_weights_to_the_bit(make: Callable[[], Any], trainer: Any) -> None:
+    model, (X, y) = make(), examples(make)
+    plain, weighted = fitted(model, trainer, X, y), fitted(model, trainer, X, y, torch.ones(len(y)))
+    for (name, ours), theirs in zip(plain.state_dict().items(), weighted.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    before = model.parameters()
+    assert any(not torch.equal(p, q) for p, q in zip(plain.parameters(), before, strict=True))
+    assert plain.evaluated == weighted.evaluated
+
+
+@MAKE
+def test_a_weight_is_a_number_of_examples(make: Callable[[], Any]) -> None:
+    model, (X, y) = make().eval(), examples(make)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    times = torch.arange(50) % 4
+    many = model.loss(X.repeat_interleave(times, 0), y.repeat_interleave(times))
+    torch.testing.assert_close(model.loss(X, y, times.float()), many)
+    assert model.loss(X, y, times.float()) != model.loss(X, y)
