@@ -124,7 +124,7 @@ class Run:
             "ignore", ".*number of training batches .* is smaller than the logging interval"
         )
         warnings.filterwarnings("ignore", ".*across ranks is zero")  # no validation rows were asked for
-        warnings.filterwarnings("ignore", ".*have no `validation_step`")
+        warnings.filterwarnings("ignore", ".*have no `(validation_step|val_dataloader)`")
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning's own, with torch >= 2.14
         seed_everything(self.seed, workers=True, verbose=False)
         return self

@@ -63,6 +63,7 @@ def test_a_script_runs_as_the_readme_says(
         "softmax_regression": ["--max_epochs", "1", "--data_dir", "my_data"],
         "dropout": ["--max_epochs", "1", "--data_dir", "my_data", "--num_masks", "2"],
         "bandits": ["--steps", "50", "--repeats", "3"],
+        "concept_shift": [],
         "backpropagation": ["--max_epochs", "1", "--data_dir", "my_data"],
         "initialization": [*("--max_epochs", "1"), *("--depths", "2"), *("--data_dir", "my_data")],
         "mlp": ["--max_epochs", "1", "--data_dir", "my_data"],
