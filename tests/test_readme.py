@@ -50,7 +50,7 @@ def test_a_script_runs_as_the_readme_says(
     for kind in ("train", "test"):
         with gzip.open(BUNDLED / f"kaggle_house_pred_{kind}.csv.gz") as stream:
             Path("my_data", f"{kind}.csv").write_bytes(stream.read())
-    write(Path("my_data"))
+    write(Path("my_data"), (400, 100))
     quick = {
         "kaggle_house": ["--max_epochs", "1", "--accelerator", "cpu"],
         "benchmark": ["--epochs", "1", "--repeats", "1"],
@@ -64,6 +64,7 @@ def test_a_script_runs_as_the_readme_says(
         "dropout": ["--max_epochs", "1", "--data_dir", "my_data", "--num_masks", "2"],
         "bandits": ["--steps", "50", "--repeats", "3"],
         "concept_shift": [],
+        "label_shift": [*("--max_epochs", "10"), *("--batch_size", "8"), *("--data_dir", "my_data")],
         "backpropagation": ["--max_epochs", "1", "--data_dir", "my_data"],
         "initialization": [*("--max_epochs", "1"), *("--depths", "2"), *("--data_dir", "my_data")],
         "mlp": ["--max_epochs", "1", "--data_dir", "my_data"],

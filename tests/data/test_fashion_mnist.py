@@ -27,7 +27,7 @@ def idx(values: Tensor) -> bytes:
 
 
 def write(folder: Path, sizes: tuple[int, int] = (50, 20), pack: bool = True) -> Path:
-    """Write a tiny data set whose images say their number and class."""
+    """Write a tiny data set whose images say their number, and show their class, in a column of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     first = 0
     for size, (images, labels) in zip(sizes, FILES.values(), strict=True):
@@ -35,6 +35,7 @@ def write(folder: Path, sizes: tuple[int, int] = (50, 20), pack: bool = True) ->
         first += size
         pixels = torch.zeros(size, 28, 28, dtype=torch.uint8)
         pixels[:, 0, 0], pixels[:, 0, 1] = numbers.to(torch.uint8), 255
+        pixels[torch.arange(size), 8:24, 2 * (numbers % 10)] = 255
         for name, values in ((images, pixels), (labels, (numbers % 10).to(torch.uint8))):
             data = idx(values)
             (folder / (f"{name}.gz" if pack else name)).write_bytes(gzip.compress(data) if pack else data)
