@@ -86,14 +86,18 @@ def label_distribution(C: Tensor, mean_prediction: Tensor) -> Tensor:
 def _on_simplex(C: Tensor, mu: Tensor) -> Tensor:
     """Return the distribution p with the least |C p - mu|, by accelerated projected gradient descent."""
     step = 1 / torch.linalg.matrix_norm(C, 2) ** 2
+
+    def descend(q: Tensor) -> Tensor:
+        return project_onto_simplex(q - step * C.T @ (C @ q - mu))
+
     p = point = project_onto_simplex(torch.linalg.solve(C, mu))
     momentum = 1.0
     for _ in range(STEPS):
-        before, p = p, project_onto_simplex(point - step * C.T @ (C @ point - mu))
+        before, p = p, descend(point)
         following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
         point = p + (momentum - 1) / following * (p - before)
         momentum = following
-        if (p - before).abs().max() < 1e-13:
+        if (p - descend(p)).abs().max() < 1e-12:  # p itself, not the point ahead of it, has come to rest
             break
     return p
 

@@ -23,7 +23,7 @@ def test_what_made_the_mean_prediction_is_found(seed: int, k: int) -> None:
     torch.testing.assert_close(label_distribution(C, C @ p), p)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=50, derandomize=True)
 @given(st.integers(0, 500), st.integers(2, 12))
 def test_off_the_simplex_it_is_the_nearest_distribution(seed: int, k: int) -> None:
     C, p = draw(seed, k)
