@@ -103,7 +103,10 @@ class SupervisedModule(LightningModule, ABC):
     def loss(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the mean loss of a batch, weighted if there are weights: a scalar."""
         losses = self.example_losses(X, y)
-        return losses.mean() if weight is None else (weight * losses).sum() / weight.sum()
+        if weight is None:
+            return losses.mean()
+        # A batch whose examples all weigh nothing has nothing to say; 0 / 0 would end the fit.
+        return (weight * losses).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
     def name_of(self, index: int) -> str:
         """Return what to call the member at ``index`` where several models are trained side by side."""

@@ -20,8 +20,10 @@ class _StackedLoader:
     A ``DataLoader`` would do the same at 30 microseconds a step. Lightning sets the sampler's epoch.
     """
 
-    def __init__(self, X: Tensor, y: Tensor, offset: Tensor, sampler: StackedBatches) -> None:
-        self.X, self.y, self.offset, self.sampler = X, y, offset, sampler
+    def __init__(
+        self, X: Tensor, y: Tensor, offset: Tensor, sampler: StackedBatches, weights: Tensor | None
+    ) -> None:
+        self.X, self.y, self.offset, self.sampler, self.weights = X, y, offset, sampler, weights
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -29,6 +31,8 @@ class _StackedLoader:
     def __iter__(self) -> Iterator[Batch]:
         for rows, weight in self.sampler:
             places = rows + self.offset
+            if self.weights is not None:
+                weight = weight * self.weights.gather(1, rows)
             yield self.X[places], self.y[places], weight
 
 
@@ -45,9 +49,11 @@ class StackedData(LightningDataModule):
         batch_size: Rows of each member in a step.
         seed: What, with the epoch, decides the order of the rows.
         same_order: Whether members with the same rows take them in the same order.
+        weights: What each row weighs for each member by stage, ``(K, n)``, not negative; 1 if not given.
 
     Raises:
-        InputError: If shapes do not match, a number is not finite, or as ``StackedBatches`` says.
+        InputError: If shapes do not match, a number is not finite, a weight is negative, or as
+            ``StackedBatches`` says.
     """
 
     def __init__(
@@ -58,12 +64,25 @@ class StackedData(LightningDataModule):
         batch_size: int,
         seed: int,
         same_order: bool = False,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         if X.shape[: y.ndim] != y.shape:
             raise InputError(f"X of shape {tuple(X.shape)} does not go with y of shape {tuple(y.shape)}")
         require_finite(X=X, y=y)
         self.X, self.y, self.rows = X, y, rows
+        self.weights = {} if weights is None else dict(weights)
+        for stage, weight in self.weights.items():
+            if stage not in rows or weight.shape != (len(rows[stage]), y.shape[-1]):
+                raise InputError(
+                    f"weights of shape {tuple(weight.shape)} do not go with {y.shape[-1]} rows of "
+                    f"the stage {stage}"
+                )
+            require_finite(**{f"weights of stage {stage}": weight})
+            if weight.min() < 0:
+                raise InputError(
+                    f"weights of stage {stage} must not be negative; one is {weight.min().item()}"
+                )
         self.batches = StackedBatches(rows["train"], batch_size, seed, same_order)
 
     def train_dataloader(self) -> _StackedLoader:
@@ -74,7 +93,8 @@ class StackedData(LightningDataModule):
             X, y = X.flatten(0, 1), y.flatten()
         if self.trainer is not None:  # rows are gathered where they are used
             X, y = (tensor.to(self.trainer.strategy.root_device) for tensor in (X, y))
-        return _StackedLoader(X, y, offset, self.batches)
+        weights = self.weights.get("train")
+        return _StackedLoader(X, y, offset, self.batches, None if weights is None else weights.to(X.dtype))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the one validation batch."""
@@ -83,4 +103,6 @@ class StackedData(LightningDataModule):
             weight[stage] = torch.zeros(len(members), self.y.shape[-1])
             for member, rows in zip(weight[stage], members, strict=True):
                 member[rows] = 1
+            if stage in self.weights:
+                weight[stage] *= self.weights[stage]
         return DataLoader(cast(Dataset[Any], [(self.X, self.y, weight)]), batch_size=None)

@@ -286,3 +286,81 @@ def test_an_optimizer_that_mixes_elements_is_refused(monkeypatch: pytest.MonkeyP
 def test_shapes_that_do_not_match() -> None:
     with pytest.raises(InputError, match=r"\(5, 2\) does not go with y of shape \(4,\)"):
         StackedData(torch.zeros(5, 2), torch.zeros(4), {"train": [torch.arange(4)]}, 2, seed=0)
+
+
+class WeightedLoader(FoldLoader):
+    """As FoldLoader, with the weights of the fold's rows."""
+
+    def __iter__(self) -> Any:
+        for X, y, weight in self.loader:
+            yield X[self.fold], y[self.fold], weight[self.fold]
+
+
+def test_rows_may_weigh_something_else_for_each_member(
+    prices: Data, trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = prices
+    train, val = k_fold(len(y), 3)
+    generator = torch.Generator().manual_seed(1)
+    weights = {
+        "train": torch.rand(3, len(y), generator=generator),
+        "val": torch.rand(3, len(y), generator=generator),
+    }
+    members = make_members(3, lr=2.0)
+    alone = copy.deepcopy(members)
+    rows = {"train": train, "val": val}
+    data = StackedData(X, y, rows, 8, seed=5, weights=weights)
+    stacked = StackedModule(members)
+    trainer(max_epochs=4).fit(stacked, data)
+    monkeypatch.setattr(FoldAlone, "train_dataloader", lambda self: WeightedLoader(*self.weighted))
+    for fold, model in enumerate(alone):
+        own = FoldAlone(data, fold)
+        own.weighted = (data.train_dataloader(), fold)
+        trainer(max_epochs=4).fit(model, own)
+        for name, values in model.state_dict().items():
+            torch.testing.assert_close(
+                stacked.unstack()[fold].state_dict()[name], values, rtol=2e-4, atol=1e-5
+            )
+        w, of_fold = weights["val"][fold, val[fold]], val[fold]
+        errors = (model(X[of_fold]).clamp(min=1).log() - y[of_fold].log()).square()
+        expected = ((w * errors).sum() / w.sum()).sqrt()
+        torch.testing.assert_close(stacked.evaluated["val/log_rmse"][fold], expected, rtol=1e-4, atol=1e-6)
+    # Each row's weight stays with the row, in whichever batch it is.
+    seen = torch.zeros(3, len(y))
+    places = {tuple(row.tolist()): place for place, row in enumerate(X)}
+    for features, _, weight in data.train_dataloader():
+        for fold in range(3):
+            for row, w in zip(features[fold], weight[fold], strict=True):
+                seen[fold, places[tuple(row.tolist())]] += w
+    expected_seen = weights["train"].clone()
+    for fold in range(3):
+        expected_seen[fold, val[fold]] = 0
+    torch.testing.assert_close(seen, expected_seen)
+
+
+def test_weights_of_1_change_nothing(prices: Data, trainer: Callable[..., Trainer]) -> None:
+    X, y = prices
+    train, val = k_fold(len(y), 3)
+    states = []
+    for weights in (None, {"train": torch.ones(3, len(y)), "val": torch.ones(3, len(y))}):
+        stacked = StackedModule(make_members(3, lr=2.0))
+        data = StackedData(X, y, {"train": train, "val": val}, 8, seed=5, weights=weights)
+        trainer(max_epochs=3).fit(stacked, data)
+        states.append({**stacked.state_dict(), **stacked.evaluated})
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"train": torch.ones(2, 4)}, r"weights of shape \(2, 4\) do not go with 5 rows of the stage train"),
+        ({"other": torch.ones(2, 5)}, "of the stage other"),
+        ({"train": -torch.ones(2, 5)}, "weights of stage train must not be negative; one is -1"),
+        ({"train": torch.ones(2, 5).log().log()}, r"weights of stage train\[0, 0\] must be a finite number"),
+    ],
+)
+def test_bad_weights(weights: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StackedData(
+            torch.zeros(5, 2), torch.zeros(5), {"train": [torch.arange(5)] * 2}, 2, seed=0, weights=weights
+        )

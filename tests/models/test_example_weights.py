@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from d2l_lightning.models.backpropagation import BackpropagationMLP
 from d2l_lightning.models.dropout_mlp import DropoutMLP, DropoutMLPScratch
 from d2l_lightning.models.linear_regression import LinearRegression, LinearRegressionScratch
+from d2l_lightning.models.logistic_regression import LogisticRegression
 from d2l_lightning.models.mlp import MLP, MLPScratch
 from d2l_lightning.models.price_regressor import PriceRegressor
 from d2l_lightning.models.softmax_regression import SoftmaxRegression, SoftmaxRegressionScratch
@@ -25,6 +26,7 @@ REGRESSORS: list[Callable[[], Any]] = [
     lambda: Lasso(6, lambd=0.1, lr=0.1),
     lambda: PriceRegressor(6, lr=0.1, hidden_sizes=[5], dropout=0.3, log_price=True),
 ]
+BINARY: list[Callable[[], Any]] = [lambda: LogisticRegression(6, lr=0.1, weight_decay=0.1)]
 CLASSIFIERS: list[Callable[[], Any]] = [
     lambda: SoftmaxRegressionScratch(6, 3),
     lambda: SoftmaxRegression(6, 3),
@@ -34,12 +36,16 @@ CLASSIFIERS: list[Callable[[], Any]] = [
     lambda: DropoutMLP(6, 3, [5, 4]),
     lambda: BackpropagationMLP(6, 3, 5, lambd=0.1),
 ]
-MAKE = pytest.mark.parametrize("make", REGRESSORS + CLASSIFIERS, ids=lambda make: type(make()).__name__)
+MAKE = pytest.mark.parametrize(
+    "make", REGRESSORS + BINARY + CLASSIFIERS, ids=lambda make: type(make()).__name__
+)
 
 
 def examples(make: Callable[[], Any]) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
     X = torch.randn(50, 6, generator=generator)
+    if make in BINARY:
+        return X, torch.randint(2, (50,), generator=generator)
     if make in CLASSIFIERS:
         return X, torch.randint(3, (50,), generator=generator)
     return X, torch.rand(50, generator=generator) + 1
@@ -75,3 +81,19 @@ def test_a_weight_is_a_number_of_examples(make: Callable[[], Any]) -> None:
     many = model.loss(X.repeat_interleave(times, 0), y.repeat_interleave(times))
     torch.testing.assert_close(model.loss(X, y, times.float()), many)
     assert model.loss(X, y, times.float()) != model.loss(X, y)
+
+
+@MAKE
+def test_a_batch_without_weight_says_nothing(make: Callable[[], Any]) -> None:
+    model, (X, y) = make(), examples(make)
+    nothing = torch.zeros(50)
+    loss = model.loss(X, y, nothing)
+    assert loss.isfinite()
+    loss.backward()
+    told = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    other = model.loss(9 * X.flip(1), y.flip(0), nothing)  # a penalty may be left, which knows no example
+    other.backward()
+    assert torch.equal(loss, other)
+    again = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.equal(g, h) and g.isfinite().all() for g, h in zip(told, again, strict=True))

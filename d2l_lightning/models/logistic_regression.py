@@ -1,0 +1,70 @@
+"""Logistic regression: softmax regression's special case for two classes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (its usual name)
+
+from d2l_lightning.errors import InputError, require_not_negative, require_positive, require_same_shape
+from d2l_lightning.module import SupervisedModule
+
+
+class LogisticRegression(SupervisedModule):
+    """Tells two classes, 0 and 1, apart by one affine layer.
+
+    Logs ``loss`` and ``accuracy`` of each stage. Its weights begin at 0, from where the convex loss is as
+    good to go down as from anywhere.
+
+    Args:
+        num_inputs: Number of features, d.
+        lr: Adam's learning rate.
+        weight_decay: Adam's L2 penalty.
+
+    Raises:
+        InputError: If a number is out of its range.
+
+    Source: Section 4.9.3, eq. 4.9.7.
+    """
+
+    def __init__(self, num_inputs: int, lr: float = 0.01, weight_decay: float = 0.0) -> None:
+        super().__init__()
+        require_positive(num_inputs=num_inputs, lr=lr)
+        require_not_negative(weight_decay=weight_decay)
+        self.save_hyperparameters()
+        self.net = nn.Linear(num_inputs, 1)
+        nn.init.zeros_(self.net.weight)
+        nn.init.zeros_(self.net.bias)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return h, the log-odds of class 1, shape ``(B,)``, for features of shape ``(B, d)``."""
+        if X.shape[-1] != self.net.in_features:
+            raise InputError(f"X has {X.shape[-1]} features and num_inputs is {self.net.in_features}")
+        return self.net(X).squeeze(-1)
+
+    def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
+        """Return the cross-entropy of each example: shape ``(B,)``."""
+        return self._losses_of(self(X), y)
+
+    def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Return the cross-entropy, and whether the prediction is right: shape ``(B,)``."""
+        h = self(X)
+        return {"loss": self._losses_of(h, y), "accuracy": ((h > 0) == (y > 0)).to(h.dtype)}
+
+    @staticmethod
+    def _losses_of(h: Tensor, y: Tensor) -> Tensor:
+        require_same_shape(h=h, y=y)
+        return F.binary_cross_entropy_with_logits(h, y.to(h.dtype), reduction="none")
+
+    def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> Tensor:
+        """Return the log-odds of a batch."""
+        return self(batch[0] if isinstance(batch, Sequence) else batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam over weights and bias."""
+        return torch.optim.Adam(
+            self.parameters(),
+            lr=self.hparams["lr"],
+            weight_decay=self.hparams["weight_decay"],
+            fused=not self.clips_gradients,
+        )
