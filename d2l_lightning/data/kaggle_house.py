@@ -1,10 +1,6 @@
 """House prices in Ames, Iowa: the data of Kaggle's competition, ready for training."""
 
-import csv
-import gzip
-import io
 import reprlib
-from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -16,12 +12,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from d2l_lightning.batches import ShuffledBatches
+from d2l_lightning.data.tables import (
+    indicators,
+    is_numeric,
+    read_table,
+    refuse,
+    require_numbers,
+    standardized,
+    to_numbers,
+)
 from d2l_lightning.errors import InputError
 
 BUNDLED = Path(__file__).with_name("files")
-# What stands for a missing value. "None" does not: it is a category of its own (no masonry veneer).
-MISSING = ["", "NA", "na", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
-LARGEST = 1e15  # of a number; with larger ones float32 features would overflow
 ID, PRICE = "Id", "SalePrice"
 
 Statistics = Literal["all", "train"]
@@ -79,25 +81,25 @@ class KaggleHouse(LightningDataModule):
         train, test = (read_table(BUNDLED / f"kaggle_house_pred_{name}.csv.gz") for name in ("train", "test"))
         known = pd.concat([train, test]).drop(columns=[ID, PRICE])
         columns = [str(column) for column in known]
-        numeric = [c for c in columns if _is_numeric(known[c])]
+        numeric = [c for c in columns if is_numeric(known[c])]
         if self.data_dir is not None:
             train, test = (_read_own(Path(self.data_dir), name) for name in ("train", "test"))
             _check(train, [ID, *columns, PRICE], [*numeric, PRICE])
             _check(test, [ID, *columns], numeric)
-        raw = pd.concat([train[columns], test[columns]], ignore_index=True)
+        # What the files say of all houses, training rows first.
+        self.raw = raw = pd.concat([train[columns], test[columns]], ignore_index=True)
         self.num_train = len(train)
         # (n,) prices in dollars, and the test rows' names as the file has them.
-        self.prices = torch.tensor(_to_numbers(train[PRICE]).to_numpy(np.float32))
+        self.prices = torch.tensor(to_numbers(train[PRICE]).to_numpy(np.float32))
         self.test_ids: list[str] = test[ID].tolist()
-        self._numbers = raw[numeric].apply(_to_numbers)
+        self._numbers = raw[numeric].apply(to_numbers)
         self.feature_names = [*numeric]
-        indicators = []
+        values = []
         for column in raw.drop(columns=numeric):
-            codes, categories = pd.factorize(raw[column], sort=True)
-            self.feature_names += [f"{column}_{category}" for category in [*categories, "nan"]]
-            # A missing value's code is -1, which takes the last row.
-            indicators.append(np.eye(len(categories) + 1, dtype=np.float32)[codes])
-        self._indicators = np.concatenate(indicators, axis=1)
+            names, of_column = indicators(raw[column])
+            self.feature_names += names
+            values.append(of_column)
+        self._indicators = np.concatenate(values, axis=1)
         self._ready = True
 
     def features(self, train_rows: Tensor | None = None) -> Tensor:
@@ -112,11 +114,7 @@ class KaggleHouse(LightningDataModule):
         known = self._numbers
         if self.statistics == "train":
             known = known.iloc[: self.num_train] if train_rows is None else known.iloc[train_rows.numpy()]
-        # A feature that does not vary, or by next to nothing, is 0, as where it is missing and so set to the
-        # mean. The standard deviation would not tell: it can be a rounding error instead of 0.
-        varies = known.max() - known.min() > 1e-12
-        standard = ((self._numbers - known.mean()) / known.std().where(varies)).fillna(0.0)
-        table = np.concatenate([standard.to_numpy(np.float32), self._indicators], axis=1)
+        table = np.concatenate([standardized(self._numbers, known), self._indicators], axis=1)
         return torch.from_numpy(table)
 
     def stacked_features(self, train_rows: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -169,52 +167,6 @@ class KaggleHouse(LightningDataModule):
         return pd.DataFrame({ID: self.test_ids, PRICE: prices.clamp(min=1).cpu().double().numpy()})
 
 
-def read_table(file: Path) -> pd.DataFrame:
-    """Read a CSV file, gzipped or not, as text; missing values are NaN.
-
-    The index tells the line that each row begins on and is named after the file, for messages.
-
-    Raises:
-        InputError: If the file cannot be read, is no CSV, or has lines with more or fewer fields than its
-            header.
-    """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    try:
-        text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{file}, line {line}: no text in UTF-8; save the file as CSV, UTF-8") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: dict[int, list[str]] = {}  # by the line that they begin on: a quoted field may hold line breaks
-    line = 1
-    try:
-        for row in reader:
-            if row:
-                rows[line] = row
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{file}, line {line}: no CSV ({error}); is a quote out of place?") from error
-    if not rows:
-        raise InputError(f"{file} is empty")
-    header = rows.pop(min(rows))
-    column, count = Counter(header).most_common(1)[0]
-    if count > 1:
-        raise InputError(f"{file} has the column {reprlib.repr(column)} {count} times")
-    for line, row in rows.items():
-        if len(row) != len(header):
-            raise InputError(
-                f"{file}, line {line}: {len(row)} fields where the header has {len(header)}; is the file "
-                "whole, and separated by commas?"
-            )
-    table = pd.DataFrame(
-        list(rows.values()), columns=header, index=pd.Index(list(rows), name=str(file)), dtype=object
-    )
-    return table.mask(table.isin(MISSING))
-
-
 def _read_own(folder: Path, name: str) -> pd.DataFrame:
     try:
         present = {file.name for file in folder.iterdir()}
@@ -225,21 +177,6 @@ def _read_own(folder: Path, name: str) -> pd.DataFrame:
         if file in present:
             return read_table(folder / file)
     raise InputError(f"there is no {' or '.join(names)} in {folder}")
-
-
-def _is_numeric(column: "pd.Series[Any]") -> bool:
-    """Return whether all that is not missing in a column are numbers."""
-    try:
-        pd.to_numeric(column)
-    except ValueError:
-        return False
-    return True
-
-
-def _to_numbers(column: "pd.Series[Any]") -> "pd.Series[float]":
-    """Return a column as float64, NaN where it is missing, no number, or too large a one."""
-    numbers = cast("pd.Series[float]", pd.to_numeric(column, errors="coerce")).astype(np.float64)
-    return numbers.where(numbers.abs() <= LARGEST)
 
 
 def _check(table: pd.DataFrame, columns: list[str], numeric: list[str]) -> None:
@@ -256,22 +193,11 @@ def _check(table: pd.DataFrame, columns: list[str], numeric: list[str]) -> None:
             )
     if table.empty:
         raise InputError(f"{file} has a header and no rows")
-    _refuse(table, ID, table[ID].isna(), "is missing; every row needs its own")
-    _refuse(table, ID, table[ID].duplicated(), "stands there twice; every row needs its own")
-    for column in numeric:
-        no_number = table[column].notna() & _to_numbers(table[column]).isna()
-        _refuse(table, column, no_number, "is no number, or too large a one; a missing number is NA")
+    refuse(table, ID, table[ID].isna(), "is missing; every row needs its own")
+    refuse(table, ID, table[ID].duplicated(), "stands there twice; every row needs its own")
+    require_numbers(table, numeric)
     if PRICE in columns:
-        _refuse(table, PRICE, table[PRICE].isna(), "is missing; every training row needs a price")
+        refuse(table, PRICE, table[PRICE].isna(), "is missing; every training row needs a price")
         # As float32, which it is trained on: there the smallest numbers are 0.
-        too_low = _to_numbers(table[PRICE]).astype(np.float32) <= 0
-        _refuse(table, PRICE, too_low, "is not a positive price")
-
-
-def _refuse(table: pd.DataFrame, column: str, where: "pd.Series[bool]", why: str) -> None:
-    """Raise an InputError that names the first of these rows, if there is one."""
-    if where.any():
-        line = table.index[where.to_numpy()][0]
-        value = table.loc[line, column]
-        shown = f" {reprlib.repr(value)}" if isinstance(value, str) else ""
-        raise InputError(f"{table.index.name}, line {line}: {column}{shown} {why}")
+        too_low = to_numbers(table[PRICE]).astype(np.float32) <= 0
+        refuse(table, PRICE, too_low, "is not a positive price")

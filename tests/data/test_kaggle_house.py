@@ -24,7 +24,8 @@ from torch import Tensor
 
 from d2l_lightning.batches import ShuffledBatches
 from d2l_lightning.data import kaggle_house
-from d2l_lightning.data.kaggle_house import BUNDLED, KaggleHouse, read_table
+from d2l_lightning.data.kaggle_house import BUNDLED, KaggleHouse
+from d2l_lightning.data.tables import read_table
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.folds import k_fold
 from d2l_lightning.errors import InputError
