@@ -1,0 +1,1 @@
+"""Distribution shift: estimate it, correct it, detect it."""

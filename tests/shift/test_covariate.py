@@ -1,0 +1,215 @@
+"""Weights come from models that did not see the row, and are scikit-learn's; the detector keeps its level."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from sklearn.linear_model import LogisticRegression as Reference
+from torch import Tensor
+
+from d2l_lightning.data.covariate_shift import SyntheticCovariateShift
+from d2l_lightning.errors import InputError
+from d2l_lightning.models.softmax_regression import SoftmaxRegression
+from d2l_lightning.shift.covariate import EstimatedShift, detect, domain_classifier, estimate
+
+LOGISTIC = domain_classifier(2, [], 0.01)
+
+
+def normal_sides(n: int, m: int, shift: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    source, target = torch.randn(n, 2, generator=generator), torch.randn(m, 2, generator=generator)
+    target[:, 0] += shift
+    return source, target
+
+
+def correlation(ours: Tensor, theirs: Tensor) -> float:
+    return torch.corrcoef(torch.stack([ours.double(), theirs.double()]))[0, 1].item()
+
+
+def test_no_row_is_scored_by_a_model_that_saw_it(trainer: Callable[..., Trainer]) -> None:
+    n, m, k = 53, 31, 5
+    seen: list[dict[str, list[Tensor]]] = []
+
+    def fit(model: Any, data: Any) -> None:
+        seen.append(data.rows)
+        trainer(max_epochs=1).fit(model, data)
+
+    told = estimate(fit, *normal_sides(n, m, 1), LOGISTIC, k=k, seed=3)
+    (rows,) = seen
+    assert torch.cat(rows["val"]).sort().values.tolist() == list(range(n + m))
+    for train, val in zip(rows["train"], rows["val"], strict=True):
+        assert sorted([*train.tolist(), *val.tolist()]) == list(range(n + m))
+        # Every fold holds both sides in their proportion.
+        assert abs((val < n).sum().item() - n / k) < 1
+        assert abs((val >= n).sum().item() - m / k) < 1
+    assert told.source_scores.shape == told.weights.shape == (n,)
+    assert told.target_scores.shape == (m,)
+
+
+def test_a_rows_own_value_moves_its_score_as_a_given_model_would(trainer: Callable[..., Trainer]) -> None:
+    source, target = normal_sides(60, 60, 1)
+
+    def told(value: float) -> EstimatedShift:
+        changed = source.clone()
+        changed[7, 0] = value
+        return estimate(trainer(max_epochs=5).fit, changed, target, LOGISTIC, k=6, batch_size=20)
+
+    # A model that had seen the row would bend; one that has not is linear in it.
+    h = [told(value).source_scores[7].item() for value in (0.0, 1.0, 1000.0)]
+    assert h[1] - h[0] > 0
+    assert h[2] - h[0] == pytest.approx(1000 * (h[1] - h[0]), rel=1e-3)
+
+
+def test_weights_are_those_of_scikit_learn(trainer: Callable[..., Trainer]) -> None:
+    source, target = normal_sides(3000, 1000, 0.8)
+    ours = estimate(trainer(max_epochs=20).fit, source, target, LOGISTIC, cap=1e6)
+    X, z = np.concatenate([source, target]), np.repeat([0, 1], [3000, 1000])
+    theirs = torch.tensor(Reference(C=1e10).fit(X, z).decision_function(source.numpy())).double()
+    # Cross-fitted by SGD against fitted to all rows exactly.
+    torch.testing.assert_close(ours.source_scores.double(), theirs, rtol=0, atol=0.3)
+    assert correlation(ours.weights, theirs.exp()) > 0.99
+    assert ours.weights.mean().item() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2000, 2000), (3000, 500), (500, 3000)])
+def test_without_shift_all_weights_are_about_1(n: int, m: int, trainer: Callable[..., Trainer]) -> None:
+    told = estimate(trainer(max_epochs=20).fit, *normal_sides(n, m, 0), LOGISTIC)
+    assert told.weights.median().item() == pytest.approx(1, abs=0.1)
+    assert told.effective_sample_size > 0.95 * n
+    assert told.uncovered < 0.02
+    assert told.warnings() == []
+
+
+@pytest.mark.parametrize(
+    "make",
+    [domain_classifier(5, [16], 0.01), lambda: SoftmaxRegression(5, 2, lr=0.5)],
+    ids=["mlp", "softmax"],
+)
+def test_any_classifier_may_serve(make: Any, trainer: Callable[..., Trainer]) -> None:
+    data = SyntheticCovariateShift(num_test=1)
+    data.setup()
+    torch.manual_seed(0)
+    source, target = data.X[data.rows["source"]], data.X[data.rows["target"]]
+    told = estimate(trainer(max_epochs=10).fit, source, target, make)
+    assert data.ratio is not None
+    assert correlation(told.weights, data.ratio) > 0.9
+    (found,) = detect(trainer(max_epochs=5).fit, source, target, make, num_permutations=99)
+    assert found.auc > 0.7
+    assert found.p_value == 0.01
+
+
+def test_where_the_source_has_nothing_it_says_so(trainer: Callable[..., Trainer]) -> None:
+    apart = estimate(trainer(max_epochs=10).fit, *normal_sides(400, 400, 12), LOGISTIC)
+    assert apart.uncovered > 0.99
+    assert any("of the target's rows look unlike any row of the source" in told for told in apart.warnings())
+    few = EstimatedShift(torch.tensor([20.0] + [1e-6] * 999), torch.zeros(1), torch.zeros(1), 1.0, 0.0)
+    (told,) = few.warnings()
+    assert "worth 1 of its 1000 rows" in told
+    half = normal_sides(1000, 1000, 0)
+    half[1][:500, 0] += 12  # half of the target is where the source is, half is far away
+    told_half = estimate(trainer(max_epochs=20).fit, *half, LOGISTIC)
+    assert told_half.uncovered == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_detector_keeps_its_level_and_finds_a_shift(trainer: Callable[..., Trainer]) -> None:
+    pool, moved = normal_sides(4000, 4000, 0.7)
+    generator = torch.Generator().manual_seed(2)
+    null, shifted = [], []
+    for _ in range(400):
+        order = torch.randperm(4000, generator=generator)
+        null.append((order[:60], order[60:140]))
+        shifted.append((order[:200], torch.randperm(4000, generator=generator)[:150]))
+    fit = trainer(max_epochs=3, limit_val_batches=0).fit
+    quiet = detect(fit, pool, pool, LOGISTIC, null, num_permutations=199, batch_size=20)
+    rate = sum(one.p_value <= 0.05 for one in quiet) / len(quiet)
+    assert rate == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 400))
+    fit = trainer(max_epochs=3, limit_val_batches=0).fit
+    loud = detect(fit, pool, moved, LOGISTIC, shifted, num_permutations=199, batch_size=20)
+    assert sum(one.p_value <= 0.05 for one in loud) / len(loud) > 0.95
+
+
+def test_a_test_holds_its_rows_out(trainer: Callable[..., Trainer]) -> None:
+    source, target = normal_sides(31, 20, 1)
+    seen: list[dict[str, list[Tensor]]] = []
+
+    def fit(model: Any, data: Any) -> None:
+        seen.append(data.rows)
+        trainer(max_epochs=1).fit(model, data)
+
+    detect(fit, source, target, LOGISTIC, num_permutations=9)
+    ((train,), (held_out,)) = seen[0]["train"], seen[0]["val"]
+    assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(51))
+    assert (train < 31).sum() == 15
+    assert (train >= 31).sum() == 10
+
+
+def test_the_seed_decides(trainer: Callable[..., Trainer]) -> None:
+    sides = normal_sides(100, 80, 1)
+
+    def both(seed: int) -> tuple[Any, ...]:
+        told = estimate(trainer(max_epochs=2).fit, *sides, LOGISTIC, seed=seed)
+        found = detect(trainer(max_epochs=2).fit, *sides, LOGISTIC, num_permutations=99, seed=seed)
+        return told.weights.tolist(), found
+
+    assert both(1) == both(1)
+    assert both(1) != both(2)
+
+
+def never(*_: Any) -> None:
+    pytest.fail("something was trained")
+
+
+GOOD = torch.zeros(10, 2)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "settings", "message"),
+    [
+        (GOOD[:0], GOOD, {}, r"the source must have rows of features, not the shape \(0, 2\)"),
+        (GOOD, GOOD[:0], {}, "the target must have rows of features"),
+        (GOOD[0], GOOD, {}, r"the source must have rows of features, not the shape \(2,\)"),
+        (GOOD, torch.zeros(10, 3), {}, "the source has 2 features and the target 3"),
+        (GOOD.log() * 0, GOOD, {}, r"source\[0, 0\] must be a finite number, not nan"),
+        (GOOD, GOOD.log(), {}, r"target\[0, 0\] must be a finite number, not -inf"),
+        (
+            GOOD,
+            GOOD[:3],
+            {"k": 5},
+            "k must be from 2 to the rows of the smaller side; it is 5, the target has 3",
+        ),
+        (GOOD, GOOD, {"k": 1}, "k must be from 2"),
+        (GOOD, GOOD, {"cap": 0.0}, "cap must be positive"),
+        (GOOD, GOOD, {"batch_size": 0}, "batch_size must be positive"),
+    ],
+)
+def test_bad_input_to_the_estimate(source: Tensor, target: Tensor, settings: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        estimate(never, source, target, LOGISTIC, **settings)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "settings", "message"),
+    [
+        (GOOD[:0], GOOD, {}, "the source must have rows"),
+        (GOOD, GOOD[:1], {}, "source and target need two rows each"),
+        (GOOD, torch.zeros(10, 3), {}, "the source has 2 features and the target 3"),
+        (GOOD, GOOD, {"num_permutations": 0}, "num_permutations must be positive"),
+        (GOOD, GOOD, {"trials": [(torch.arange(5), torch.arange(1))]}, "need two rows each"),
+    ],
+)
+def test_bad_input_to_the_detector(source: Tensor, target: Tensor, settings: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        detect(never, source, target, LOGISTIC, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [((0, [], 0.1), "num_inputs"), ((2, [], 0.0), "lr"), ((2, [0], 0.1), "hidden_sizes")],
+)
+def test_a_domain_classifier_is_checked_at_once(settings: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        domain_classifier(*settings)
