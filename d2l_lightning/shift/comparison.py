@@ -1,0 +1,220 @@
+"""What every experiment on covariate shift does: train without weights, with estimated and with true ones."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from d2l_lightning.data.covariate_shift import CovariateShiftData
+from d2l_lightning.ensemble.data import StackedData
+from d2l_lightning.ensemble.stacked import StackedModule
+from d2l_lightning.errors import require_finite, require_positive
+from d2l_lightning.figures import COLOURS, draw_curves, log_scale, panels
+from d2l_lightning.module import SupervisedModule
+from d2l_lightning.run import Run
+from d2l_lightning.shift.covariate import EstimatedShift, MakeClassifier, detect, estimate
+
+# More points would hide each other.
+SHOWN = 1500
+
+
+def correct_and_compare(
+    run: Run,
+    data: CovariateShiftData,
+    model: SupervisedModule,
+    make_classifier: MakeClassifier,
+    risk: str,
+    metric: tuple[str, str],
+    k: int,
+    cap: float,
+    domain_epochs: int,
+    num_permutations: int,
+) -> tuple[dict[str, Any], dict[str, SupervisedModule]]:
+    """Estimate a source's weights for a target, and compare three fits on the target's test rows.
+
+    Copies of the model are trained side by side in the same order: ``uncorrected`` without weights,
+    ``corrected`` with the estimated ones, and ``oracle``, which knows the truth: the true weights, or, where
+    nobody knows those or they are all 0, the target's labels.
+
+    Args:
+        run: The run; it is not finished here.
+        data: The data.
+        model: The model.
+        make_classifier: Makes a domain classifier.
+        risk: What the model's loss is, for the table.
+        metric: The metric to draw over the epochs, and what to call it.
+        k: Number of folds of the domain classifier.
+        cap: The greatest weight.
+        domain_epochs: Epochs of the domain classifiers.
+        num_permutations: Of the detector.
+
+    Returns:
+        The results, and the fitted models by name.
+
+    Raises:
+        InputError: If a number is out of its range, or a loss is not finite.
+    """
+    require_positive(domain_epochs=domain_epochs, num_permutations=num_permutations)
+    data.prepare_data()
+    data.setup()
+    source, target = data.X[data.rows["source"]], data.X[data.rows["target"]]
+    estimated = estimate(
+        lambda *what: run.trainer("domain classifiers", max_epochs=domain_epochs).fit(*what),
+        source,
+        target,
+        make_classifier,
+        k,
+        cap,
+        seed=run.seed,
+    )
+    (detection,) = detect(
+        lambda *what: run.trainer("detector", max_epochs=domain_epochs).fit(*what),
+        source,
+        target,
+        make_classifier,
+        num_permutations=num_permutations,
+        seed=run.seed,
+    )
+    ratio = None if data.ratio is None or not data.ratio.any() else data.ratio
+    models = fit_all(run, data, model, estimated.weights, ratio)
+    X, y = data.X[data.rows["test"]], data.y[data.rows["test"]]
+    with torch.no_grad():
+        risks = {name: member.example_losses(X, y).mean() for name, member in models.items()}
+    require_finite(**{f"the risk of the {name} model": value for name, value in risks.items()})
+    told = {name: value.item() for name, value in risks.items()}
+    oracle = "true weights" if ratio is not None else "the target's labels"
+    correlation = None if ratio is None else _correlation(estimated.weights, ratio)
+    possible = told["uncorrected"] - told["oracle"]
+    results = {
+        "weight_correlation": correlation,
+        **{f"risk_{name}": value for name, value in told.items()},
+        "recovered": (told["uncorrected"] - told["corrected"]) / possible if possible > 0 else None,
+        "effective_sample_size": estimated.effective_sample_size,
+        "uncovered": estimated.uncovered,
+        "detector": {"auc": detection.auc, "p_value": detection.p_value},
+    }
+    show(run, results, data, risk, oracle)
+    for warning in estimated.warnings():
+        print(f"Note: {warning}")
+    run.figure(overlap(estimated, ratio), "weights")
+    run.figure(risk_curves(run, models, metric, oracle), "risk")
+    return results, models
+
+
+def fit_all(
+    run: Run, data: CovariateShiftData, model: SupervisedModule, weights: Tensor, ratio: Tensor | None
+) -> dict[str, SupervisedModule]:
+    """Train a model without weights, with estimated, and with true ones or on the target's labels."""
+    source = data.rows["source"]
+    of_rows = torch.ones(3, len(data.y))
+    of_rows[1, source] = weights.float()
+    if ratio is not None:
+        of_rows[2, source] = ratio.float()
+    names = ("uncorrected", "corrected", "oracle")
+    rows = {
+        "train": [source, source, data.rows["target"] if ratio is None else source],
+        "val": [data.rows["test"]] * 3,
+    }
+    stacked_data = StackedData(
+        *(data.X, data.y, rows, data.batch_size, run.seed),
+        same_order=True,
+        weights={"train": of_rows},
+    )
+    stacked = StackedModule([copy.deepcopy(model) for _ in names], names)
+    run.trainer("models").fit(stacked, stacked_data)
+    return {name: member.eval() for name, member in zip(names, stacked.unstack(), strict=True)}
+
+
+def show(run: Run, results: Mapping[str, Any], data: CovariateShiftData, risk: str, oracle: str) -> None:
+    """Print the risks, and what there is to know about the weights."""
+    rows = [
+        ("trained on the source as it is", f"{results['risk_uncorrected']:.4f}"),
+        ("trained with estimated weights", f"{results['risk_corrected']:.4f}"),
+        (f"trained with {oracle}", f"{results['risk_oracle']:.4f}"),
+    ]
+    recovered = results["recovered"]
+    note = "" if recovered is None else f"The correction recovers {recovered:.0%} of what the truth would."
+    if results["risk_corrected"] >= results["risk_uncorrected"]:
+        note = "The correction does not help here."
+    run.table("on the target's test rows", ("", risk), rows, note)
+    n, detector = len(data.rows["source"]), results["detector"]
+    correlation = results["weight_correlation"]
+    facts = [
+        ("rows of the source", f"{n}"),
+        ("rows of the target", f"{len(data.rows['target'])}"),
+        ("detector: AUC on held-out rows", f"{detector['auc']:.4f}"),
+        ("detector: p-value", f"{detector['p_value']:.4f}"),
+        ("effective sample size", f"{results['effective_sample_size']:.1f}"),
+        ("target unlike any of the source", f"{results['uncovered']:.2%}"),
+        ("correlation with true weights", "unknown" if correlation is None else f"{correlation:.4f}"),
+    ]
+    run.table("source and target", ("", "figure"), facts)
+
+
+def _correlation(ours: Tensor, true: Tensor) -> float | None:
+    value = torch.corrcoef(torch.stack([ours, true]))[0, 1].item()
+    return value if value == value else None  # weights that are all alike have none
+
+
+def overlap(estimated: EstimatedShift, ratio: Tensor | None = None) -> Figure:
+    """Draw how far the scores of source and target overlap, and the weights, beside true ones if known."""
+    right = "weights of the source's rows" if ratio is None else "estimated and true weights"
+    xlabels = ["log-odds that a row is of the target, h", "weight" if ratio is None else "true weight"]
+    ylabels = ["share of rows per bin", "rows" if ratio is None else "estimated weight"]
+    figure, (scores, weights) = panels(
+        ["what the domain classifier says", right], "Source and target, as a classifier tells them apart",
+        xlabels, ylabels,
+    )  # fmt: skip
+    sides = {"source": estimated.source_scores, "target": estimated.target_scores}
+    ends = torch.cat(list(sides.values())).double().quantile(torch.tensor([0.001, 0.999]).double()).tolist()
+    span = (ends[0], max(ends[1], ends[0] + 1e-6))
+    for (name, values), colour, filled in zip(sides.items(), COLOURS, (True, False), strict=False):
+        histogram(scores, name, values.clamp(*span), span, colour, filled)
+    scores.legend(frameon=False)
+    if ratio is None:
+        weights.hist(estimated.weights.numpy(), bins=40, color=COLOURS[0], log=True)
+        return figure
+    some = torch.linspace(0, len(ratio) - 1, min(SHOWN, len(ratio))).long()
+    weights.plot(
+        ratio[some].numpy(), estimated.weights[some].numpy(), ".", markersize=3, alpha=0.5, color=COLOURS[0]
+    )
+    line = torch.tensor([ratio[ratio > 0].min().item(), ratio.max().item()])
+    weights.plot(line, line, color="0.4", linewidth=1, linestyle="--", label="equal")
+    log_scale(weights, "x")
+    log_scale(weights)
+    weights.legend(frameon=False)
+    return figure
+
+
+def histogram(
+    panel: Axes, name: str, values: Tensor, span: tuple[float, float], colour: str, filled: bool
+) -> None:
+    """Draw the shares of values in 40 bins, as an area or as a line."""
+    panel.hist(
+        values.numpy(),
+        bins=40,
+        range=span,
+        weights=torch.full_like(values, 1 / len(values)).numpy(),
+        histtype="stepfilled" if filled else "step",
+        color=colour,
+        alpha=0.45 if filled else 1,
+        linewidth=1.6,
+        label=name,
+    )
+
+
+def risk_curves(
+    run: Run, models: Mapping[str, SupervisedModule], metric: tuple[str, str], oracle: str
+) -> Figure:
+    """Draw what each model reaches on the target over the epochs."""
+    name_of, label = metric
+    figure, (panel,) = panels([""], f"On the target's test rows: {label}", "epoch", label)
+    said = {"uncorrected": "source as it is", "corrected": "estimated weights", "oracle": oracle}
+    draw_curves(panel, [(said[name], *run.history.curve(f"val/{name_of}/{name}")) for name in models])
+    log_scale(panel)
+    panel.legend(frameon=False)
+    return figure
