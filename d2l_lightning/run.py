@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # What a run leaves in its folder, and a new run there takes away first.
-OUTPUTS = ("results.json", "config.yaml", "metrics.csv", "submission.csv")
+OUTPUTS = (
+    *("results.json", "config.yaml", "metrics.csv"),
+    *("submission.csv", "weights.csv", "predictions.csv"),
+)
 OUTPUT_FOLDERS = ("figures", "checkpoints", "metrics", "tensorboard")
 # Which versions a result may depend on.
 PACKAGES = ("d2l_lightning", "torch", "lightning", "torchmetrics", "torchvision", "pandas", "numpy")

@@ -1,0 +1,169 @@
+"""Two CSV files become features, and what is wrong in them is told with file, line and column."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from sklearn.preprocessing import StandardScaler
+
+from d2l_lightning.data.shifted_tables import ShiftedTables
+from d2l_lightning.errors import InputError
+
+SOURCE = ["size,city,price", *(f"{i},{'Rome' if i % 3 else 'Oslo'},{100 + 2 * i}" for i in range(1, 9))]
+TARGET = ["size,city", *(f"{i},{'Rome' if i % 2 else 'Lima'}" for i in range(6, 12))]
+
+
+def tables(
+    folder: Path, source: list[str] = SOURCE, target: list[str] = TARGET, **settings: Any
+) -> ShiftedTables:
+    for name, lines in (("source", source), ("target", target)):
+        (folder / f"{name}.csv").write_text("".join(line + "\n" for line in lines))
+    arguments = {"label": "price", **settings}
+    data = ShiftedTables(str(folder / "source.csv"), str(folder / "target.csv"), **arguments)
+    data.setup()
+    return data
+
+
+def edited(lines: list[str], number: int, text: str) -> list[str]:
+    """Return lines with another one at a number, counted from 1."""
+    return [*lines[: number - 1], text, *lines[number:]]
+
+
+def test_features_are_standardised_numbers_and_indicators(tmp_path: Path) -> None:
+    data = tables(tmp_path)
+    assert data.feature_names == ["size", "city_Lima", "city_Oslo", "city_Rome"]
+    assert data.num_source == 8
+    sizes = [*range(1, 9), *range(6, 12)]
+    scaled = StandardScaler().fit_transform(pd.DataFrame({"size": sizes}))[:, 0]
+    # scikit-learn divides by n where this divides by n - 1.
+    expected = torch.tensor(scaled * (13 / 14) ** 0.5).float()
+    torch.testing.assert_close(data.X[:, 0], expected)
+    assert data.X[:8, 1:].sum(dim=0).tolist() == [0, 2, 6]
+    assert data.X[8:, 1:].sum(dim=0).tolist() == [3, 0, 3]
+    mean, deviation = data.scale
+    torch.testing.assert_close(data.y.double() * deviation + mean, torch.arange(102.0, 117, 2).double())
+    assert data.lines == {"source": list(range(2, 10)), "target": list(range(2, 8))}
+    assert data.outside == {"size": 0.5, "city": 0.5}
+
+
+def test_missing_values_are_noted(tmp_path: Path) -> None:
+    source = edited(edited(SOURCE, 3, "NA,Rome,104"), 4, "3,,106")
+    data = tables(tmp_path, source)
+    assert data.feature_names == ["size", "size_nan", "city_Lima", "city_Oslo", "city_Rome", "city_nan"]
+    assert data.X[:, 0][1] == 0
+    assert data.X[:, 1].nonzero().flatten().tolist() == [1]
+    assert data.X[:, 5].nonzero().flatten().tolist() == [2]
+
+
+def test_labels_are_numbers_or_classes(tmp_path: Path) -> None:
+    assert tables(tmp_path).classes == []
+    as_classes = tables(tmp_path, task="classification")
+    assert as_classes.classes == sorted(str(price) for price in range(102, 118, 2))
+    assert [as_classes.classes[i] for i in as_classes.y.tolist()] == [str(p) for p in range(102, 118, 2)]
+    by_city = tables(tmp_path, ["city,size", "Rome,1", "Oslo,2", "Rome,3"], ["size", "2", "4"], label="city")
+    assert by_city.classes == ["Oslo", "Rome"]
+    assert by_city.y.tolist() == [1, 0, 1]
+
+
+def test_ignored_columns_need_not_be_in_both(tmp_path: Path) -> None:
+    source = [f"{'Id' if i == 0 else i},{line}" for i, line in enumerate(SOURCE)]
+    assert tables(tmp_path, source, ignore=["Id"]).feature_names == tables(tmp_path).feature_names
+
+
+def test_batches_bring_weights_if_there_are_any(tmp_path: Path) -> None:
+    data = tables(tmp_path, batch_size=3)
+    assert [len(batch) for batch in data.train_dataloader()] == [2, 2, 2]
+    data.weights = torch.arange(8.0).double()
+    X, y, weight = (torch.cat(parts) for parts in zip(*data.train_dataloader(), strict=True))
+    order = X[:, 0].argsort()
+    assert weight[order].tolist() == list(range(8))
+    assert torch.equal(y[order], data.y)
+    (predicted,) = data.predict_dataloader()
+    assert torch.equal(predicted, data.X[8:])
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "the target lacks a column": ({"target": ["size", "1"]}, "target.csv lacks the column 'city' of"),
+    "the source lacks columns": (
+        {"target": ["size,city,age,colour", "1,Rome,3,red"]},
+        "source.csv lacks the column 'age' (and 1 more) of",
+    ),
+    "the label is in the target": (
+        {"target": SOURCE},
+        "target.csv has the column 'price', which is to be predicted; take it out",
+    ),
+    "the label is nowhere": (
+        {"label": "cost"},
+        "source.csv lacks the column 'cost', which is to be predicted",
+    ),
+    "the label is ignored": ({"ignore": ["price"]}, "the label 'price' cannot be ignored"),
+    "nothing of that name to ignore": (
+        {"ignore": ["Id"]},
+        "--ignore names the column 'Id', which neither file has",
+    ),
+    "nothing is left": ({"ignore": ["size", "city"]}, "source.csv has no column to learn from"),
+    "no row in the source": ({"source": SOURCE[:1]}, "source.csv has a header and no rows"),
+    "no row in the target": ({"target": TARGET[:1]}, "target.csv has a header and no rows"),
+    "nothing in the target": ({"target": []}, "target.csv is empty"),
+    "a label is missing": (
+        {"source": edited(SOURCE, 4, "3,Oslo,NaN")},
+        "source.csv, line 4: price is missing; every row of the source needs its label",
+    ),
+    "one label only": (
+        {"source": ["size,city,price", "1,Rome,5", "2,Rome,5"]},
+        "source.csv: price is the same in all rows; nothing is to be learned",
+    ),
+    "a label is no number": (
+        {"source": edited(SOURCE, 4, "3,Oslo,dear"), "task": "regression"},
+        "source.csv, line 4: price 'dear' is no number",
+    ),
+    "a label is infinite": (
+        {"source": edited(SOURCE, 4, "3,Oslo,inf")},
+        "source.csv, line 4: price 'inf' is no number, or too large a one",
+    ),
+    "a number is infinite": (
+        {"source": edited(SOURCE, 5, "inf,Oslo,3")},
+        "source.csv, line 5: size 'inf' is no number, or too large a one",
+    ),
+    "a number of the target is none": (
+        {"target": edited(TARGET, 3, "big,Rome")},
+        "target.csv, line 3: size 'big' is no number",
+    ),
+    "a line is short": (
+        {"target": edited(TARGET, 3, "7")},
+        "target.csv, line 3: 1 fields where the header has 2",
+    ),
+    "a column twice": ({"target": ["size,size", "1,2"]}, "target.csv has the column 'size' 2 times"),
+    "names of rows": (
+        {
+            "source": ["name,price", *(f"house {i},{i}" for i in range(30))],
+            "target": ["name", *(f"other {i}" for i in range(30))],
+        },
+        "the column name has 60 different texts in 60 rows, as names and dates have; leave it out",
+    ),
+    "an unknown task": ({"task": "ranking"}, "task must be one of auto, regression, classification"),
+    "no batch": ({"batch_size": 0}, "batch_size must be positive"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        tables(tmp_path, **change)
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    data = ShiftedTables(str(tmp_path / "gone.csv"), str(tmp_path / "gone.csv"), "price")
+    with pytest.raises(InputError, match=r"cannot read .*gone\.csv: No such file"):
+        data.setup()
+
+
+def test_a_gzipped_file_that_is_cut_short(tmp_path: Path) -> None:
+    (tmp_path / "cut.csv.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    data = ShiftedTables(str(tmp_path / "cut.csv.gz"), str(tmp_path / "gone.csv"), "price")
+    with pytest.raises(InputError, match=r"cut\.csv\.gz is no gzipped file, or is cut short"):
+        data.setup()
