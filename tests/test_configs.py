@@ -10,7 +10,10 @@ from tests.conftest import ROOT, load_experiment
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
-ARGUMENTS = {"benchmark": ["kaggle_house"]}
+ARGUMENTS = {
+    "benchmark": ["kaggle_house"],
+    "correct_shift": ["--source", "labelled.csv", "--target", "new.csv", "--label", "price"],
+}
 
 
 def experiment_of(config: Path) -> str:

@@ -51,6 +51,9 @@ def test_a_script_runs_as_the_readme_says(
         with gzip.open(BUNDLED / f"kaggle_house_pred_{kind}.csv.gz") as stream:
             Path("my_data", f"{kind}.csv").write_bytes(stream.read())
     write(Path("my_data"), (400, 100))
+    for file, header in (("labelled", "Id,size,price"), ("new", "Id,size")):
+        rows = [",".join(str(i * column) for column in range(1, header.count(",") + 2)) for i in range(30)]
+        Path(f"{file}.csv").write_text("\n".join([header, *rows]))
     quick = {
         "kaggle_house": ["--max_epochs", "1", "--accelerator", "cpu"],
         "benchmark": ["--epochs", "1", "--repeats", "1"],
@@ -64,6 +67,13 @@ def test_a_script_runs_as_the_readme_says(
         "dropout": ["--max_epochs", "1", "--data_dir", "my_data", "--num_masks", "2"],
         "bandits": ["--steps", "50", "--repeats", "3"],
         "concept_shift": [],
+        "correct_shift": ["--max_epochs", "1"],
+        "covariate_shift": [
+            *("--max_epochs", "1", "--num_test", "100", "--data_dir", "my_data"),
+            *("--trials", "3", "--trial_rows", "20"),
+        ],
+        "covariate_shift_houses": ["--max_epochs", "1"],
+        "covariate_shift_images": ["--max_epochs", "1", "--data_dir", "my_data"],
         "label_shift": [*("--max_epochs", "10"), *("--batch_size", "8"), *("--data_dir", "my_data")],
         "backpropagation": ["--max_epochs", "1", "--data_dir", "my_data"],
         "initialization": [*("--max_epochs", "1"), *("--depths", "2"), *("--data_dir", "my_data")],
@@ -82,7 +92,7 @@ def test_a_script_runs_as_the_readme_says(
 
 def test_the_readmes_python_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     data = KaggleHouse()
     data.setup()
     scope: dict[str, object] = {"X": data.features()[:1460], "y": data.prices}
