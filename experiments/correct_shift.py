@@ -118,6 +118,8 @@ def main(
     predicted = {name: predictions(data, member) for name, member in models.items()}
     with run.file("predictions.csv") as path:
         pd.DataFrame({"line": data.lines["target"], **predicted}).to_csv(path, index=False)
+    for name in ("weights", "predictions"):
+        run.artifact(f"{name}.csv", name)
     run.checkpoint(models["corrected"], "corrected")
     run.finish(results)
 

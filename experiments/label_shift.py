@@ -1,6 +1,7 @@
 """Label shift on Fashion-MNIST: estimate the target's shares of the classes, and train for them (4.9.3)."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from matplotlib.figure import Figure
@@ -76,7 +77,7 @@ def main(
     figures = zip(names, accuracies.values(), strict=True)
     table = [(name, f"{told['test_accuracy']:.4f}", f"{told['test_loss']:.4f}") for name, told in figures]
     run.table("accuracy on the target", ("", "accuracy", "loss"), table)
-    run.figure(draw(shares), "shares")
+    run.figure(draw(shares, {name: told["test_accuracy"] for name, told in accuracies.items()}), "shares")
     run.finish(
         {
             "total_variation": distance,
@@ -111,11 +112,11 @@ def predictions(model: Classifier, data: LabelShiftedFashionMNIST, stage: str, s
     return probabilities if soft else F.one_hot(probabilities.argmax(dim=1), probabilities.shape[1]).float()
 
 
-def draw(shares: dict[str, Tensor]) -> Figure:
-    """Draw the shares of the classes beside each other."""
-    figure = Figure(figsize=(9, 4.2), dpi=150, layout="constrained")
-    figure.suptitle("Shares of the classes: the source, the target, and what was estimated of it")
-    panel = figure.subplots()
+def draw(shares: dict[str, Tensor], accuracies: Mapping[str, float]) -> Figure:
+    """Draw the shares of the classes beside each other, and what the classifiers reach on the target."""
+    figure = Figure(figsize=(12, 4.4), dpi=150, layout="constrained")
+    figure.suptitle("Label shift: what was estimated of the target, and what training for it is worth")
+    panel, bars = figure.subplots(1, 2, width_ratios=[3, 1])
     places, hatches = torch.arange(len(LABELS)), ("", "//", "..")
     for shift, (name, values), colour, hatch in zip(
         (-0.27, 0, 0.27), shares.items(), COLOURS, hatches, strict=False
@@ -123,10 +124,17 @@ def draw(shares: dict[str, Tensor]) -> Figure:
         panel.bar(
             places + shift, values.tolist(), 0.25, label=name, color=colour, hatch=hatch, edgecolor="white"
         )
+    panel.set_title("shares of the classes", fontsize="medium")
     panel.set_xticks(places.tolist(), LABELS, rotation=30, ha="right")
     panel.set_ylabel("share of rows")
-    panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False)
+    names = ["source\nas it is", "estimated\nweights", "true\nweights"]
+    drawn = bars.bar(names, list(accuracies.values()), 0.6, color=[COLOURS[0], COLOURS[2], "0.6"])
+    bars.bar_label(drawn, fmt="{:.4f}", padding=2)
+    bars.set_title("accuracy on the target", fontsize="medium")
+    bars.set(ylabel="share of right predictions", ylim=(0, 1))
+    for each in (panel, bars):
+        each.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -24,6 +24,7 @@ from wandb.sdk.launch.sweeps.utils import (
 from d2l_lightning.run import Run, _join_lists, run_experiment, run_parser
 from tests.conftest import ROOT, load_experiment
 from tests.data.test_fashion_mnist import write
+from tests.experiments.test_correct_shift import person
 
 experiment = load_experiment("kaggle_house")
 SWEEP = ROOT / "configs" / "sweeps" / "kaggle_house.yaml"
@@ -198,6 +199,22 @@ def test_a_classifier_shows_curves_confusion_and_predictions(tmp_path: Path) -> 
         assert sum(f"{model}/test/accuracy" in row for row in history) == 1
     assert sum("tables/multilayer_perceptron/path" in row for row in history) == 1
     assert job.of("exit")[0].exit_code == 0
+
+
+def test_a_corrected_shift_shows_its_tables_pictures_and_files(tmp_path: Path) -> None:
+    flags = ["--logger=wandb", "--accelerator=cpu", "--max_epochs=2", "--num_permutations=9"]
+    (job,) = run_offline(
+        load_experiment("correct_shift").main,
+        [*flags, *OFFLINE, *person(tmp_path, n=100)["flags"]],
+        tmp_path,
+    )
+    keys = {key for row in job.history() for key in row}
+    assert {"figures/weights/path", "figures/balance/path", "tables/source_and_target/path"} <= keys
+    assert {"train/loss", "val/loss/corrected_all", "fold/val/accuracy", "test/val/accuracy"} <= keys
+    artifacts = {artifact.type: artifact for artifact in job.of("artifact")}
+    for name in ("weights", "predictions"):
+        (entry,) = artifacts[name].manifest.contents
+        assert Path(entry.local_path).read_bytes() == (job.folder / f"{name}.csv").read_bytes()
 
 
 def test_the_fold_table_holds_this_runs_figures(job: Job) -> None:

