@@ -84,7 +84,10 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         sizes = torch.tensor([len(rows) for rows in member_rows])
         self.num_steps = -(-int(sizes.max()) // batch_size)
         if sizes.min() < self.num_steps:
-            raise InputError(f"a member with {sizes.min()} rows cannot take part in {self.num_steps} steps")
+            raise InputError(
+                f"a member with {sizes.min()} rows cannot take part in {self.num_steps} steps; a larger "
+                "batch_size makes them fewer"
+            )
         self.rows = torch.nn.utils.rnn.pad_sequence(list(member_rows), batch_first=True)
         self.padding = torch.arange(self.rows.shape[1]) >= sizes[:, None]
         # places[k, s, b]: which of member k's shuffled rows stands at place b of step s; -1 for none.

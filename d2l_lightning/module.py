@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -10,6 +10,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from d2l_lightning.errors import DivergenceError
+from d2l_lightning.functional.risk import empirical_risk, num_examples
+
+OptimizerName = Literal["sgd", "adamw"]
 
 
 class ExampleMean(Metric):
@@ -49,8 +52,9 @@ class SupervisedModule(LightningModule, ABC):
     """A model that learns to predict y from X.
 
     A batch is ``(X, y)`` or ``(X, y, weight)``: features of shape ``(B, ...)``, targets and weights of shape
-    ``(B,)``. In evaluation the weight may be a mapping from a stage's name to its weights, so that one
-    forward pass serves several figures; without it the stage is the Trainer's (``val`` or ``test``).
+    ``(B,)``, the weights with a mean of about 1 over all examples. In evaluation the weight may be a mapping
+    from a stage's name to its weights, so that one forward pass serves several figures; without it the stage
+    is the Trainer's (``val`` or ``test``).
 
     Logged once an epoch: ``train/loss``, the mean over the epoch's examples of the loss that each had when
     its batch came up, and ``<stage>/<metric>`` for every entry of ``epoch_metrics``. ``train/loss`` is always
@@ -63,7 +67,7 @@ class SupervisedModule(LightningModule, ABC):
         evaluated: The metrics of the last evaluation, by name; ``(K,)`` where K models are side by side.
         log_prefix: What stands before the names of all metrics, to tell several fits of one run apart.
 
-    Source: Section 3.2.2, as Lightning has it.
+    Source: Section 3.2.2, as Lightning has it; weights as in Section 4.9.3, eq. 4.9.5.
     """
 
     buffer_hparams: ClassVar[frozenset[str]] = frozenset()
@@ -88,6 +92,15 @@ class SupervisedModule(LightningModule, ABC):
         """Whether the Trainer clips gradients, which a fused optimizer does not let it in mixed precision."""
         return self._trainer is not None and self.trainer.gradient_clip_val is not None
 
+    def make_optimizer(
+        self, name: OptimizerName, lr: float, weight_decay: float = 0.0
+    ) -> torch.optim.Optimizer:
+        """Return minibatch SGD or AdamW over all parameters."""
+        if name == "sgd":
+            return torch.optim.SGD(self.parameters(), lr=lr, weight_decay=weight_decay)
+        fused = not self.clips_gradients
+        return torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
+
     @abstractmethod
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return the loss of each example, shape ``(B,)``."""
@@ -101,12 +114,8 @@ class SupervisedModule(LightningModule, ABC):
         return dict(means)
 
     def loss(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the mean loss of a batch, weighted if there are weights: a scalar."""
-        losses = self.example_losses(X, y)
-        if weight is None:
-            return losses.mean()
-        # A batch whose examples all weigh nothing has nothing to say; 0 / 0 would end the fit.
-        return (weight * losses).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+        """Return the risk of a batch, see ``functional.risk.empirical_risk``: a scalar."""
+        return empirical_risk(self.example_losses(X, y), weight)
 
     def name_of(self, index: int) -> str:
         """Return what to call the member at ``index`` where several models are trained side by side."""
@@ -160,8 +169,9 @@ class SupervisedModule(LightningModule, ABC):
             DivergenceError: If the loss is infinite or not a number.
         """
         losses = torch.stack([loss for loss, _ in self._losses])
+        counts = torch.stack([num_examples(weight) for _, weight in self._losses])
         weight = torch.stack([weight.sum(dim=-1) for _, weight in self._losses])
-        loss = (losses * weight).sum(dim=0) / weight.sum(dim=0)
+        loss = (losses * counts).sum(dim=0) / weight.sum(dim=0)
         finite = loss.isfinite()
         if not finite.all():
             of = f" of {self.name_of(int((~finite).nonzero()[0]))}" if loss.ndim else ""

@@ -308,16 +308,18 @@ class Run:
         """Print a table of text and figures with a note below, and show it where metrics are shown."""
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=title, title_justify="left")
+        # As Text, in which the brackets of a unit are no markup.
+        table = Table(title=Text(title), title_justify="left")
         for place, column in enumerate(columns):
-            table.add_column(column, justify="left" if place == 0 else "right")
+            table.add_column(Text(column), justify="left" if place == 0 else "right")
         for row in rows:
-            table.add_row(*(f"{cell:.6f}" if isinstance(cell, float) else str(cell) for cell in row))
+            table.add_row(*(Text(f"{cell:.6f}" if isinstance(cell, float) else str(cell)) for cell in row))
         console = Console()
         console.print(table)
         if note:
-            console.print(note)
+            console.print(Text(note))
         if self._wandb is not None:
             import wandb
 
@@ -481,14 +483,16 @@ def run_experiment(main: Callable[..., None], argv: Sequence[str] | None = None)
 def _join_lists(main: Callable[..., None], argv: Sequence[str]) -> list[str]:
     """Turn ``--hidden_sizes 256 128`` into ``--hidden_sizes [256,128]``, the form that jsonargparse reads."""
     parameters = inspect.signature(main).parameters.values()
-    lists = {f"--{parameter.name}" for parameter in parameters if get_origin(parameter.annotation) is list}
+    lists = {f"--{p.name}": p.annotation for p in parameters if get_origin(p.annotation) is list}
     joined: list[str] = []
     items: list[str] | None = None
     for word in [*argv, "--"]:
         if items is not None and word.startswith("--"):
-            joined.append(
-                items[0] if len(items) == 1 and items[0].startswith("[") else f"[{','.join(items)}]"
-            )
+            if len(items) != 1 or not items[0].startswith("["):
+                # Quoted, so that a text of digits or with a comma is one text.
+                texts = lists[joined[-1]] == list[str]
+                items = [f"[{','.join(json.dumps(item) if texts else item for item in items)}]"]
+            joined += items
             items = None
         if items is not None:
             items.append(word)

@@ -1,6 +1,8 @@
 """A corrector of covariate shift for two CSV files, one with labels, one without (4.9, exercise 3)."""
 
 import copy
+import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -8,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from d2l_lightning.batches import StackedBatches
 from d2l_lightning.data.shifted_tables import ShiftedTables
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.folds import k_fold
@@ -18,8 +21,7 @@ from d2l_lightning.models.linear_regression import LinearRegression
 from d2l_lightning.models.softmax_regression import SoftmaxRegression
 from d2l_lightning.module import SupervisedModule
 from d2l_lightning.run import Run, run_experiment
-from d2l_lightning.shift.comparison import overlap
-from d2l_lightning.shift.covariate import detect, domain_classifier, estimate
+from d2l_lightning.shift.comparison import estimate_and_detect, mean_1, overlap, whole_fit
 
 # Features that are shown: those that differ most.
 SHOWN = 12
@@ -34,11 +36,12 @@ def main(
     task: Literal["auto", "regression", "classification"],
     domain_hidden_sizes: list[int],
     domain_lr: float,
-    domain_epochs: int,
+    domain_steps: int,
     k: int,
     cap: float,
     num_permutations: int,
     lr: float,
+    steps: int,
     batch_size: int,
 ) -> None:
     """Detect covariate shift between two CSV files, and learn from the one for the other (4.9, exercise 3).
@@ -57,37 +60,43 @@ def main(
             where all are numbers.
         domain_hidden_sizes: Hidden layers of the domain classifier; none for logistic regression.
         domain_lr: Adam's learning rate of the domain classifier.
-        domain_epochs: Its epochs.
+        domain_steps: Steps of its training at least.
         k: Number of folds, of the cross-fitting and of the cross-validation.
         cap: The greatest weight, c.
         num_permutations: How often held-out rows are dealt out for the detector's p-value.
-        lr: Learning rate of minibatch SGD.
+        lr: AdamW's learning rate of the model.
+        steps: Steps of its training at least; fits end with an epoch, whatever `--max_epochs` says.
         batch_size: Rows in a batch.
     """
-    require_positive(domain_epochs=domain_epochs, num_permutations=num_permutations)
+    require_positive(steps=steps, domain_steps=domain_steps, num_permutations=num_permutations)
     data = ShiftedTables(source, target, label, ignore, task, batch_size, run.seed)
     data.setup()
     n, d = data.num_source, data.X.shape[1]
-    sides = data.X[:n], data.X[n:]
-    model = SoftmaxRegression(d, len(data.classes), lr) if data.classes else LinearRegression(d, lr)
-    make_classifier = domain_classifier(d, domain_hidden_sizes, domain_lr)
-    estimated = estimate(
-        lambda *what: run.trainer("domain classifiers", max_epochs=domain_epochs).fit(*what),
-        *sides,
-        make_classifier,
-        k,
-        cap,
-        seed=run.seed,
+    model: SupervisedModule = (
+        SoftmaxRegression(d, len(data.classes), lr, optimizer="adamw")
+        if data.classes
+        else LinearRegression(d, lr, optimizer="adamw")
     )
-    (detection,) = detect(
-        lambda *what: run.trainer("detector", max_epochs=domain_epochs).fit(*what),
-        *sides,
-        make_classifier,
-        num_permutations=num_permutations,
-        seed=run.seed,
+    train, val = k_fold(n, k, run.seed)
+    StackedBatches([*train, torch.arange(n)], batch_size, run.seed)  # what is wrong with these is told now
+    estimated, detection = estimate_and_detect(
+        run,
+        data.X[:n],
+        data.X[n:],
+        *(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations),
     )
-    held_out, models = fit(run, data, model, estimated.weights, k)
+    held_out, models = fit(run, data, model, mean_1(estimated.weights), train, val, steps)
     told = risks(data, held_out, estimated.weights)
+    with run.file("weights.csv") as path:
+        pd.DataFrame({"line": data.lines["source"], "weight": estimated.weights.numpy()}).to_csv(
+            path, index=False
+        )
+    predicted = {name: predictions(data, member) for name, member in models.items()}
+    with run.file("predictions.csv") as path:
+        pd.DataFrame({"line": data.lines["target"], **predicted}).to_csv(path, index=False)
+    for name in ("weights", "predictions"):
+        run.artifact(f"{name}.csv", name)
+    run.checkpoint(models["corrected"], "corrected")
     differences = mean_differences(data, estimated.weights)
     results = {
         "task": "classification" if data.classes else "regression",
@@ -100,32 +109,38 @@ def main(
         "outside": data.outside,
         **told,
     }
-    show(run, data, results, differences)
+    show(run, data, results, differences, "linear" if not domain_hidden_sizes else "neural")
+    for note in [*estimated.warnings(), *notes(data, k)]:
+        print(f"Note: {note}")
+    run.figure(overlap(estimated), "weights")
+    run.figure(balance(differences), "balance")
+    run.finish(results)
+
+
+def notes(data: ShiftedTables, k: int) -> list[str]:
+    """Return what a person should know of the files: columns with other values, classes with few rows."""
     outside = sorted(((share, column) for column, share in data.outside.items()), reverse=True)
-    notes = estimated.warnings() + [
+    told = [
         f"{share:.0%} of the target's rows lie outside what the source has in the column {column}."
         for share, column in outside[:SHOWN]
         if share > 0.05
     ]
-    for note in notes:
-        print(f"Note: {note}")
-    run.figure(overlap(estimated), "weights")
-    run.figure(balance(differences), "balance")
-    with run.file("weights.csv") as path:
-        pd.DataFrame({"line": data.lines["source"], "weight": estimated.weights.numpy()}).to_csv(
-            path, index=False
-        )
-    predicted = {name: predictions(data, member) for name, member in models.items()}
-    with run.file("predictions.csv") as path:
-        pd.DataFrame({"line": data.lines["target"], **predicted}).to_csv(path, index=False)
-    for name in ("weights", "predictions"):
-        run.artifact(f"{name}.csv", name)
-    run.checkpoint(models["corrected"], "corrected")
-    run.finish(results)
+    counts = torch.bincount(data.y).tolist() if data.classes else []
+    return told + [
+        f"The class {name} has {count} rows, fewer than the {k} folds: what is said of it is a guess."
+        for name, count in zip(data.classes, counts, strict=True)
+        if count < k
+    ]
 
 
 def fit(
-    run: Run, data: ShiftedTables, model: SupervisedModule, weights: Tensor, k: int
+    run: Run,
+    data: ShiftedTables,
+    model: SupervisedModule,
+    weights: Tensor,
+    train: Sequence[Tensor],
+    val: Sequence[Tensor],
+    steps: int,
 ) -> tuple[dict[str, Tensor], dict[str, SupervisedModule]]:
     """Train with and without weights, on k folds and on all rows, side by side.
 
@@ -133,19 +148,23 @@ def fit(
         The loss of each row of the source by the model that did not see it, and the models of all rows; both
         by ``corrected`` and ``uncorrected``.
     """
-    n = data.num_source
-    train, val = k_fold(n, k, run.seed)
+    n, k = data.num_source, len(train)
     rows = [*train, torch.arange(n)]
     names = [f"{kind}_{fold}" for kind in ("corrected", "uncorrected") for fold in [*range(1, k + 1), "all"]]
     of_rows = torch.ones(len(names), n)
-    of_rows[: len(rows)] = weights.float()
+    of_rows[: len(rows)] = weights
     # Nothing is left out of the last: it is watched on the rows it learns from.
     stacked_data = StackedData(
-        *(data.X[:n], data.y, {"train": rows * 2, "val": [*val, rows[-1]] * 2}, data.batch_size, run.seed),
-        weights={"train": of_rows, "val": weights.float().expand(len(names), -1)},
+        data.X[:n],
+        data.y,
+        {"train": rows * 2, "val": [*val, rows[-1]] * 2},
+        data.batch_size,
+        run.seed,
+        same_order=True,
+        weights={"train": of_rows, "val": weights.expand(len(names), -1)},
     )
     stacked = StackedModule([copy.deepcopy(model) for _ in names], names)
-    run.trainer("models").fit(stacked, stacked_data)
+    whole_fit(run, "models", max(2, math.ceil(steps / math.ceil(n / data.batch_size))))(stacked, stacked_data)
     members = dict(zip(names, stacked.unstack(), strict=True))
     held_out = {}
     for kind in ("corrected", "uncorrected"):
@@ -161,6 +180,8 @@ def fit(
 
 def risks(data: ShiftedTables, held_out: dict[str, Tensor], weights: Tensor) -> dict[str, float]:
     """Return what the models would reach on the source, and on the target by importance weighting.
+
+    The standard error takes weights and models as given: it is that of the mean over the source's rows.
 
     Source: Sugiyama, Krauledat and Müller, "Covariate Shift Adaptation by Importance Weighted Cross
     Validation" (2007).
@@ -208,7 +229,11 @@ def predictions(data: ShiftedTables, model: SupervisedModule) -> Any:
 
 
 def show(
-    run: Run, data: ShiftedTables, results: dict[str, Any], differences: list[tuple[str, float, float]]
+    run: Run,
+    data: ShiftedTables,
+    results: dict[str, Any],
+    differences: list[tuple[str, float, float]],
+    classifier: str,
 ) -> None:
     """Print what was found: whether there is a shift, what weights do to it, and what they are worth."""
     detector = results["detector"]
@@ -220,10 +245,12 @@ def show(
         ("effective sample size of the weighted source", f"{results['effective_sample_size']:.1f}"),
         ("target unlike any of the source", f"{results['uncovered']:.2%}"),
     ]
+    advice = ", perhaps one with --domain_hidden_sizes 64 does" if classifier == "linear" else ""
     verdict = (
-        "Source and target differ." if detector["p_value"] <= 0.05 else
-        "No shift was found; there may be no need to correct one."
-    )  # fmt: skip
+        f"Source and target differ: a {classifier} classifier tells them apart."
+        if detector["p_value"] <= 0.05
+        else f"A {classifier} classifier does not tell source and target apart{advice}."
+    )
     run.table("source and target", ("", "figure"), facts, verdict)
     rows = [(name, f"{before:+.3f}", f"{after:+.3f}") for name, before, after in differences[:SHOWN]]
     title = "the target's mean above the source's, in standard deviations"
@@ -256,7 +283,9 @@ def balance(differences: list[tuple[str, float, float]]) -> Figure:
     panel.plot([before for _, before, _ in shown], places, "o", color=COLOURS[0], label="source as it is")
     panel.plot([after for *_, after in shown], places, "D", color=COLOURS[1], label="weighted source")
     panel.axvline(0, color="0.4", linewidth=1)
-    panel.set_yticks(list(places), [name if len(name) <= 24 else f"{name[:23]}…" for name, _, _ in shown])
+    panel.set_yticks(
+        list(places), [name if len(name) <= 24 else f"{name[:23]}…" for name, _, _ in shown], parse_math=False
+    )
     panel.legend(frameon=False)
     return figure
 

@@ -13,7 +13,7 @@ from d2l_lightning.figures import draw_curves, panels
 from d2l_lightning.models.linear_regression import LinearRegression
 from d2l_lightning.module import SupervisedModule
 from d2l_lightning.run import Run, run_experiment
-from d2l_lightning.shift.comparison import correct_and_compare, histogram
+from d2l_lightning.shift.comparison import correct_and_compare, histogram, whole_fit
 from d2l_lightning.shift.covariate import Detection, detect, domain_classifier
 
 LEVEL = 0.05
@@ -30,7 +30,7 @@ def main(
     num_test: int,
     domain_hidden_sizes: list[int],
     domain_lr: float,
-    domain_epochs: int,
+    domain_steps: int,
     k: int,
     cap: float,
     trials: int,
@@ -56,7 +56,7 @@ def main(
         num_test: Rows of the target to tell the risk on.
         domain_hidden_sizes: Hidden layers of the domain classifier; none for logistic regression.
         domain_lr: Adam's learning rate of the domain classifier.
-        domain_epochs: Its epochs.
+        domain_steps: Steps of its training at least.
         k: Number of folds of the cross-fitting.
         cap: The greatest weight, c.
         trials: Tests without shift, and as many with shift, on Fashion-MNIST; 0 to leave them out.
@@ -75,19 +75,14 @@ def main(
         num_inputs, shift, curvature, noise, num_source, num_target, num_test, batch_size, run.seed
     )
     model = LinearRegression(num_inputs, lr)
-    classifier = domain_classifier(num_inputs, domain_hidden_sizes, domain_lr)
     images = images_for_trials(data_dir, kind, amount, trial_rows, run.seed) if trials else None
     results, models = correct_and_compare(
         run,
         data,
         model,
-        classifier,
         "mean squared error",
         ("loss", "mean squared error"),
-        k,
-        cap,
-        domain_epochs,
-        num_permutations,
+        *(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations),
     )
     run.figure(fits(data, models), "fits")
     if images is not None:
@@ -154,11 +149,8 @@ def run_trials(
         others = torch.randperm(len(target), generator=generator) if shift else order[rows:]
         drawn.append((order[:rows], others[:rows]))
 
-    def fit(*what: Any) -> None:
-        trainer = run.trainer(f"tests {name}", max_epochs=epochs)
-        trainer.loggers = []  # hundreds of curves that nobody would look at
-        trainer.fit(*what)
-
+    # Not logged: hundreds of curves that nobody would look at.
+    fit = whole_fit(run, f"tests {name}", epochs, logged=False)
     return detect(
         fit, source, target, make_classifier, drawn, num_permutations=num_permutations, seed=run.seed
     )

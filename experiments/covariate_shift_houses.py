@@ -6,7 +6,6 @@ from d2l_lightning.data.covariate_shift import ShiftedHouses
 from d2l_lightning.models.price_regressor import PriceRegressor
 from d2l_lightning.run import Run, run_experiment
 from d2l_lightning.shift.comparison import correct_and_compare
-from d2l_lightning.shift.covariate import domain_classifier
 
 
 def main(
@@ -16,7 +15,7 @@ def main(
     neighborhoods: list[str],
     domain_hidden_sizes: list[int],
     domain_lr: float,
-    domain_epochs: int,
+    domain_steps: int,
     k: int,
     cap: float,
     num_permutations: int,
@@ -37,7 +36,7 @@ def main(
         neighborhoods: Houses in these are the target, as in `--neighborhoods OldTown Edwards`.
         domain_hidden_sizes: Hidden layers of the domain classifier; none for logistic regression.
         domain_lr: Adam's learning rate of the domain classifier.
-        domain_epochs: Its epochs.
+        domain_steps: Steps of its training at least.
         k: Number of folds of the cross-fitting.
         cap: The greatest weight, c.
         num_permutations: How often held-out rows are dealt out for the detector's p-value.
@@ -56,15 +55,9 @@ def main(
         run,
         data,
         model,
-        domain_classifier(num_features, domain_hidden_sizes, domain_lr),
-        *(
-            "half the squared error of log price",
-            ("log_rmse", "log RMSE"),
-            k,
-            cap,
-            domain_epochs,
-            num_permutations,
-        ),
+        "half the squared error of log price",
+        ("log_rmse", "log RMSE"),
+        *(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations),
     )
     run.finish(results)
 

@@ -6,7 +6,6 @@ from d2l_lightning.data.covariate_shift import ShiftedFashionMNIST
 from d2l_lightning.models.softmax_regression import SoftmaxRegression
 from d2l_lightning.run import Run, run_experiment
 from d2l_lightning.shift.comparison import correct_and_compare
-from d2l_lightning.shift.covariate import domain_classifier
 
 
 def main(
@@ -18,7 +17,7 @@ def main(
     num_source: int,
     domain_hidden_sizes: list[int],
     domain_lr: float,
-    domain_epochs: int,
+    domain_steps: int,
     k: int,
     cap: float,
     num_permutations: int,
@@ -40,7 +39,7 @@ def main(
         num_source: Rows of the source.
         domain_hidden_sizes: Hidden layers of the domain classifier; none for logistic regression.
         domain_lr: Adam's learning rate of the domain classifier.
-        domain_epochs: Its epochs.
+        domain_steps: Steps of its training at least.
         k: Number of folds of the cross-fitting.
         cap: The greatest weight, c.
         num_permutations: How often held-out rows are dealt out for the detector's p-value.
@@ -56,8 +55,9 @@ def main(
         run,
         data,
         model,
-        domain_classifier(784, domain_hidden_sizes, domain_lr),
-        *("cross-entropy", ("loss", "cross-entropy"), k, cap, domain_epochs, num_permutations),
+        "cross-entropy",
+        ("loss", "cross-entropy"),
+        *(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations),
     )
     run.finish(results)
 

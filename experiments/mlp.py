@@ -5,7 +5,8 @@ from d2l_lightning.data.fashion_mnist import FashionMNIST
 from d2l_lightning.errors import InputError
 from d2l_lightning.models.classifier import Classifier
 from d2l_lightning.models.layers import Activation, Initialization
-from d2l_lightning.models.mlp import MLP, MLPScratch, OptimizerName, Schedule
+from d2l_lightning.models.mlp import MLP, MLPScratch, Schedule
+from d2l_lightning.module import OptimizerName
 from d2l_lightning.run import Run, run_experiment
 
 

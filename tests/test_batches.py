@@ -93,7 +93,7 @@ def test_stacked_batches_bring_every_row_of_every_member_once(data: st.DataObjec
     sizes = [len(rows) for rows in members]
     steps = -(-max(sizes) // batch_size)
     if min(sizes) < steps:
-        with pytest.raises(InputError, match=rf"^a member with {min(sizes)} rows .* {steps} steps$"):
+        with pytest.raises(InputError, match=rf"^a member with {min(sizes)} rows .* {steps} steps;"):
             StackedBatches(member_rows, batch_size, seed)
         return
 

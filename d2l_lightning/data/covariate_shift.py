@@ -171,7 +171,8 @@ class ShiftedFashionMNIST(CovariateShiftData):
         seed: Seed of all that is random.
 
     Attributes:
-        ratio: The share of a row's kind, changed or not, in the target over that in the source.
+        ratio: The share of a row's kind, changed or not, in the target over that in the source; None where
+            the source lacks a kind that the target has.
 
     Raises:
         InputError: If an argument is out of its range, or as ``FashionMNIST`` says.
@@ -221,9 +222,10 @@ class ShiftedFashionMNIST(CovariateShiftData):
         images[changed] = shifted(images[changed], self.kind, self.amount, generator)
         self.X = images.flatten(1)
         p, q = self.target_share, self.source_share
-        # Where q is 0 or 1, the source has rows of one kind only.
-        ratios = torch.tensor([(1 - p) / (1 - q) if q < 1 else 0.0, p / q if q > 0 else 0.0])
-        self.ratio = ratios.double()[changed[:n].long()]
+        if p == q:
+            self.ratio = torch.ones(n).double()
+        elif 0 < q < 1:
+            self.ratio = torch.tensor([(1 - p) / (1 - q), p / q]).double()[changed[:n].long()]
 
 
 def shifted(images: Tensor, kind: ImageShift, amount: float, generator: torch.Generator) -> Tensor:
@@ -246,6 +248,8 @@ def shifted(images: Tensor, kind: ImageShift, amount: float, generator: torch.Ge
 def require_shift(kind: ImageShift, amount: float) -> None:
     """Raise an InputError unless images can be shifted so."""
     require_known("kind", kind, ImageShift)
+    if amount == {"rotation": 0, "noise": 0, "brightness": 1}[kind]:
+        raise InputError(f"an amount of {amount:g} is no {kind} of images at all")
     if kind == "rotation":
         if not -180 <= amount <= 180:
             raise InputError(f"amount must be from -180 to 180 degrees of rotation, not {amount}")
@@ -288,12 +292,14 @@ class ShiftedHouses(CovariateShiftData):
     def _make(self) -> None:
         self.houses.setup()
         column = self.houses.raw[self.split_by].iloc[: self.houses.num_train]
+        if column.isna().any():
+            raise InputError(f"{int(column.isna().sum())} houses lack {self.split_by}, which splits them")
         if self.split_by == "YearBuilt":
             in_target, of = to_numbers(column) >= self.year, f"year {self.year}"
         else:
-            unknown = sorted(set(self.neighborhoods) - set(column.dropna()))
+            unknown = sorted(set(self.neighborhoods) - set(column))
             if unknown:
-                known = ", ".join(sorted(set(column.dropna())))
+                known = ", ".join(sorted(set(column)))
                 raise InputError(f"there is no house in the neighborhood {unknown[0]!r}; there are {known}")
             in_target, of = column.isin(self.neighborhoods), f"neighborhoods {self.neighborhoods}"
         target = torch.from_numpy(in_target.to_numpy(bool).nonzero()[0])

@@ -163,10 +163,17 @@ class ShiftedTables(LightningDataModule):
             )
         if self.task == "classification" or (self.task == "auto" and not is_numeric(column)):
             codes, classes = pd.factorize(column, sort=True)
+            if len(classes) > max(20, len(column) / 2):
+                raise InputError(
+                    f"{table.index.name}: {self.label} has {len(classes)} classes in {len(column)} rows; "
+                    "there must be several rows of each"
+                )
             self.y, self.classes = torch.from_numpy(codes).long(), [str(name) for name in classes]
             return
         require_numbers(table, [self.label])
         y = to_numbers(column)
+        if not y.max() > y.min():  # as 1 and 1.0 are
+            raise InputError(f"{table.index.name}: {self.label} is {y.min():g} in all rows")
         self.scale = (float(y.mean()), float(y.std()))
         self.y = torch.tensor(((y - self.scale[0]) / self.scale[1]).to_numpy(np.float32))
 
@@ -183,10 +190,12 @@ class ShiftedTables(LightningDataModule):
 
 
 def _share_outside(source: "pd.Series[Any]", target: "pd.Series[Any]", numeric: bool) -> float:
-    """Return the share of the target's values beyond all of the source's, or of categories unknown there."""
+    """Return the share of the target's values beyond all of the source's, or of kinds unknown there."""
     if numeric:
         known, values = to_numbers(source), to_numbers(target)
-        outside = (values < known.min()) | (values > known.max())
+        within = (values >= known.min()) & (values <= known.max())
     else:
-        outside = target.notna() & ~target.isin(set(source.dropna()))
+        within = target.isin(set(source.dropna()))
+    # What is missing is a kind of its own.
+    outside = ~within if source.notna().all() else ~within & target.notna()
     return float(outside.mean())

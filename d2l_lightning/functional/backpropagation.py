@@ -8,6 +8,7 @@ from torch import Tensor
 
 from d2l_lightning.functional.classification import cross_entropy, softmax
 from d2l_lightning.functional.penalties import l2_penalty
+from d2l_lightning.functional.risk import num_examples
 
 
 class Parameters(NamedTuple):
@@ -100,6 +101,6 @@ def backward(
 
 
 def shares(y: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:
-    """Return the share that each example has in the mean loss: shape ``(B,)``, of the type of ``like``."""
+    """Return what each example's loss counts in the risk (4.9.5): shape ``(B,)``, of the type of ``like``."""
     weight = torch.ones_like(y, dtype=like.dtype) if weight is None else weight.to(like.dtype)
-    return weight / weight.sum()
+    return weight / num_examples(weight)

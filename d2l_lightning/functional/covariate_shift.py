@@ -7,13 +7,16 @@ from torch import Tensor
 
 from d2l_lightning.errors import InputError, require_finite, require_positive
 
+# Rows that are dealt out at a time.
+CHUNK = 4_000_000
+
 
 def importance_weights(h: Tensor, num_source: int, num_target: int, cap: float) -> Tensor:
     """Return how much more frequent examples are in the target than in the source, at most c.
 
     Args:
         h: A domain classifier's log-odds that each example is of the target, any shape.
-        num_source: Rows of the source that the classifier was trained on, n.
+        num_source: Rows of the source that the odds are for: those that the classifier was trained on, n.
         num_target: Those of the target, m.
         cap: c, the greatest weight.
 
@@ -122,12 +125,12 @@ def permutation_p_value(
     n, m = len(source_scores), len(target_scores)
     ranks = _mid_ranks(torch.cat([source_scores, target_scores]).cpu())
     few = min(n, m)  # the smaller side's ranks tell all, as those of both have one sum
-    dealt = torch.rand(num_permutations, n + m, generator=generator).topk(few, sorted=False).indices
-    sums = ranks[dealt].sum(dim=1)
-    if few < m:
-        sums = ranks.sum() - sums
-    observed = ranks[n:].sum()
-    return (1 + (sums >= observed).sum().item()) / (1 + num_permutations)
+    observed, greater = ranks[n:].sum(), 0
+    for at_once in torch.arange(num_permutations).split(max(1, CHUNK // (n + m))):
+        keys = torch.rand(len(at_once), n + m, generator=generator)
+        sums = ranks[keys.topk(few, sorted=False).indices].sum(dim=1)
+        greater += int(((ranks.sum() - sums if few < m else sums) >= observed).sum())
+    return (1 + greater) / (1 + num_permutations)
 
 
 def _require_scores(source_scores: Tensor, target_scores: Tensor) -> None:

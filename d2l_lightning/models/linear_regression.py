@@ -16,7 +16,7 @@ from d2l_lightning.errors import (
 )
 from d2l_lightning.functional.linear import linear
 from d2l_lightning.functional.regression import squared_loss
-from d2l_lightning.module import SupervisedModule
+from d2l_lightning.module import OptimizerName, SupervisedModule
 from d2l_lightning.optim import SGD
 
 Loss = Literal["squared", "half_squared", "absolute", "huber"]
@@ -72,7 +72,7 @@ class LinearRegression(SupervisedModule):
 
     Args:
         num_inputs: Number of features, d.
-        lr: The learning rate of minibatch SGD.
+        lr: The learning rate.
         loss: ``squared``, the squared error without the factor of a half, as `nn.MSELoss` has it;
             ``half_squared``, with it (eq. 3.1.5); ``absolute``; or ``huber`` (eq. 3.5.1), absolute but for
             errors within the threshold, where it is squared.
@@ -80,9 +80,10 @@ class LinearRegression(SupervisedModule):
             bias of 0; None for the layer's own way, uniform within ``1 / sqrt(d)`` of 0.
         bias: Whether there is one.
         huber_threshold: What eq. 3.5.1 calls sigma, in the unit of the targets.
+        optimizer: Minibatch SGD, or AdamW, which does not depend on the features' scale.
 
     Raises:
-        InputError: If a number is out of its range or the loss unknown.
+        InputError: If a number is out of its range, or the loss or the optimizer unknown.
 
     Source: Section 3.5.
     """
@@ -95,11 +96,13 @@ class LinearRegression(SupervisedModule):
         sigma: float | None = 0.01,
         bias: bool = True,
         huber_threshold: float = 1.0,
+        optimizer: OptimizerName = "sgd",
     ) -> None:
         super().__init__()
         require_positive(num_inputs=num_inputs, lr=lr, huber_threshold=huber_threshold)
         require_not_negative(sigma=sigma or 0.0)
         require_known("loss", loss, Loss)
+        require_known("optimizer", optimizer, OptimizerName)
         self.save_hyperparameters()
         self.loss_name = loss
         if sigma is None:
@@ -136,8 +139,8 @@ class LinearRegression(SupervisedModule):
         return squared / 2 if self.loss_name == "half_squared" else squared
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return minibatch SGD over all parameters."""
-        return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"])
+        """Return the optimizer over all parameters."""
+        return self.make_optimizer(self.hparams["optimizer"], self.hparams["lr"])
 
     def get_w_b(self) -> tuple[Tensor, Tensor]:
         """Return copies of the weights, shape ``(d,)``, and the bias, shape ``()``; 0 if there is none."""

@@ -19,7 +19,7 @@ class LogisticRegression(SupervisedModule):
     Args:
         num_inputs: Number of features, d.
         lr: Adam's learning rate.
-        weight_decay: Adam's L2 penalty.
+        weight_decay: Adam's L2 penalty on the weights; the bias has none.
 
     Raises:
         InputError: If a number is out of its range.
@@ -62,9 +62,8 @@ class LogisticRegression(SupervisedModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over weights and bias."""
-        return torch.optim.Adam(
-            self.parameters(),
-            lr=self.hparams["lr"],
-            weight_decay=self.hparams["weight_decay"],
-            fused=not self.clips_gradients,
-        )
+        groups = [
+            {"params": [self.net.weight], "weight_decay": self.hparams["weight_decay"]},
+            {"params": [self.net.bias]},
+        ]
+        return torch.optim.Adam(groups, lr=self.hparams["lr"], fused=not self.clips_gradients)

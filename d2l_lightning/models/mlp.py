@@ -20,9 +20,9 @@ from d2l_lightning.models.layers import (
     make_activation,
     require_hidden_layers,
 )
+from d2l_lightning.module import OptimizerName
 from d2l_lightning.optim import SGD
 
-OptimizerName = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "one_cycle"]
 
 
@@ -154,13 +154,8 @@ class MLP(Classifier):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer over all parameters, with the schedule of its learning rate if it has one."""
-        lr, decay = self.hparams["lr"], self.hparams["weight_decay"]
-        optimizer: torch.optim.Optimizer
-        if self.hparams["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(self.parameters(), lr=lr, weight_decay=decay)
-        else:
-            fused = not self.clips_gradients
-            optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=decay, fused=fused)
+        lr = self.hparams["lr"]
+        optimizer = self.make_optimizer(self.hparams["optimizer"], lr, self.hparams["weight_decay"])
         if self.hparams["schedule"] == "constant":
             return optimizer
         steps = self.trainer.estimated_stepping_batches

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from d2l_lightning.errors import require_not_negative, require_positive
+from d2l_lightning.errors import require_known, require_not_negative, require_positive
 from d2l_lightning.functional.classification import cross_entropy
 from d2l_lightning.models.classifier import Classifier
 from d2l_lightning.models.layers import initialize
+from d2l_lightning.module import OptimizerName
 from d2l_lightning.optim import SGD
 
 
@@ -55,21 +56,28 @@ class SoftmaxRegression(Classifier):
     Args:
         num_inputs: Number of pixels, d.
         num_outputs: Number of classes, q.
-        lr: The learning rate of minibatch SGD.
+        lr: The learning rate.
         sigma: Standard deviation of the normal distribution that the initial weights are drawn from.
+        optimizer: Minibatch SGD, or AdamW, which does not depend on the features' scale.
 
     Raises:
-        InputError: If a number is out of its range.
+        InputError: If a number is out of its range or the optimizer unknown.
 
     Source: Section 3.7 of the 0.16 edition.
     """
 
     def __init__(
-        self, num_inputs: int = 784, num_outputs: int = 10, lr: float = 0.1, sigma: float = 0.01
+        self,
+        num_inputs: int = 784,
+        num_outputs: int = 10,
+        lr: float = 0.1,
+        sigma: float = 0.01,
+        optimizer: OptimizerName = "sgd",
     ) -> None:
         super().__init__()
         require_positive(num_inputs=num_inputs, num_outputs=num_outputs, lr=lr)
         require_not_negative(sigma=sigma)
+        require_known("optimizer", optimizer, OptimizerName)
         self.save_hyperparameters()
         self.num_inputs = num_inputs
         self.net = nn.Linear(num_inputs, num_outputs)
@@ -80,5 +88,5 @@ class SoftmaxRegression(Classifier):
         return self.net(X)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return minibatch SGD over all parameters."""
-        return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"])
+        """Return the optimizer over all parameters."""
+        return self.make_optimizer(self.hparams["optimizer"], self.hparams["lr"])

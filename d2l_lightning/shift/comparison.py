@@ -1,10 +1,12 @@
 """What every experiment on covariate shift does: train without weights, with estimated and with true ones."""
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -12,45 +14,112 @@ from torch import Tensor
 from d2l_lightning.data.covariate_shift import CovariateShiftData
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.stacked import StackedModule
-from d2l_lightning.errors import require_finite, require_positive
+from d2l_lightning.errors import InputError, require_finite, require_positive
 from d2l_lightning.figures import COLOURS, draw_curves, log_scale, panels
 from d2l_lightning.module import SupervisedModule
 from d2l_lightning.run import Run
-from d2l_lightning.shift.covariate import EstimatedShift, MakeClassifier, detect, estimate
+from d2l_lightning.shift.covariate import (
+    Detection,
+    EstimatedShift,
+    Fit,
+    detect,
+    domain_classifier,
+    estimate,
+)
 
 # More points would hide each other.
 SHOWN = 1500
+# Rows in a batch of the domain classifiers.
+BATCH_SIZE = 100
+
+
+def whole_fit(run: Run, title: str, epochs: int | None = None, logged: bool = True) -> Fit:
+    """Return what fits a model with the run's flags, once, and refuses flags that end it early.
+
+    Args:
+        run: The run.
+        title: What is trained, for the progress bar and messages.
+        epochs: The epochs, if they are not those of the flags.
+        logged: Whether metrics are logged.
+    """
+
+    def fit(model: LightningModule, data: LightningDataModule) -> None:
+        trainer = run.trainer(title, max_epochs=epochs)
+        if not logged:
+            trainer.loggers = []
+        trainer.fit(model, data)
+        wanted = trainer.max_epochs or 0
+        if not trainer.fast_dev_run and not 0 < wanted <= trainer.current_epoch:  # type: ignore[attr-defined]
+            raise InputError(f"the flags end the fit of the {title} early; what it would say is no finding")
+
+    return fit
+
+
+def estimate_and_detect(
+    run: Run,
+    source: Tensor,
+    target: Tensor,
+    hidden_sizes: Sequence[int],
+    lr: float,
+    steps: int,
+    k: int,
+    cap: float,
+    num_permutations: int,
+) -> tuple[EstimatedShift, Detection]:
+    """Estimate the weights of a source for a target, and test whether the two differ at all.
+
+    Args:
+        run: The run.
+        source: Features, shape ``(n, d)``.
+        target: Features, shape ``(m, d)``.
+        hidden_sizes: Hidden layers of the domain classifier; none for logistic regression.
+        lr: Adam's learning rate of the domain classifier.
+        steps: Steps of its training at least; it ends with an epoch.
+        k: Number of folds.
+        cap: The greatest weight.
+        num_permutations: Of the detector.
+
+    Raises:
+        InputError: As ``shift.covariate.estimate`` and ``detect``.
+    """
+    require_positive(steps=steps, num_permutations=num_permutations)
+    rows = len(source) + len(target)
+    make_classifier = domain_classifier(source.shape[1], hidden_sizes, lr, weight_decay=1 / rows)
+
+    def fit(title: str, trained_on: float) -> Fit:
+        # Small files need more epochs to get anywhere.
+        batches = math.ceil(max(1.0, trained_on) / BATCH_SIZE)
+        return whole_fit(run, title, max(2, math.ceil(steps / batches)))
+
+    sides = source, target, make_classifier
+    estimated = estimate(
+        fit("domain classifiers", rows * (k - 1) / k if k > 1 else rows), *sides, k, cap, BATCH_SIZE, run.seed
+    )
+    (detection,) = detect(fit("detector", rows / 2), *sides, None, num_permutations, BATCH_SIZE, run.seed)
+    return estimated, detection
 
 
 def correct_and_compare(
     run: Run,
     data: CovariateShiftData,
     model: SupervisedModule,
-    make_classifier: MakeClassifier,
     risk: str,
     metric: tuple[str, str],
-    k: int,
-    cap: float,
-    domain_epochs: int,
-    num_permutations: int,
+    *domain: Any,
 ) -> tuple[dict[str, Any], dict[str, SupervisedModule]]:
     """Estimate a source's weights for a target, and compare three fits on the target's test rows.
 
     Copies of the model are trained side by side in the same order: ``uncorrected`` without weights,
     ``corrected`` with the estimated ones, and ``oracle``, which knows the truth: the true weights, or, where
-    nobody knows those or they are all 0, the target's labels.
+    nobody knows those, the target's labels.
 
     Args:
         run: The run; it is not finished here.
         data: The data.
         model: The model.
-        make_classifier: Makes a domain classifier.
         risk: What the model's loss is, for the table.
         metric: The metric to draw over the epochs, and what to call it.
-        k: Number of folds of the domain classifier.
-        cap: The greatest weight.
-        domain_epochs: Epochs of the domain classifiers.
-        num_permutations: Of the detector.
+        domain: What follows source and target among the arguments of ``estimate_and_detect``.
 
     Returns:
         The results, and the fitted models by name.
@@ -58,36 +127,19 @@ def correct_and_compare(
     Raises:
         InputError: If a number is out of its range, or a loss is not finite.
     """
-    require_positive(domain_epochs=domain_epochs, num_permutations=num_permutations)
     data.prepare_data()
     data.setup()
-    source, target = data.X[data.rows["source"]], data.X[data.rows["target"]]
-    estimated = estimate(
-        lambda *what: run.trainer("domain classifiers", max_epochs=domain_epochs).fit(*what),
-        source,
-        target,
-        make_classifier,
-        k,
-        cap,
-        seed=run.seed,
+    estimated, detection = estimate_and_detect(
+        run, data.X[data.rows["source"]], data.X[data.rows["target"]], *domain
     )
-    (detection,) = detect(
-        lambda *what: run.trainer("detector", max_epochs=domain_epochs).fit(*what),
-        source,
-        target,
-        make_classifier,
-        num_permutations=num_permutations,
-        seed=run.seed,
-    )
-    ratio = None if data.ratio is None or not data.ratio.any() else data.ratio
-    models = fit_all(run, data, model, estimated.weights, ratio)
+    models = fit_all(run, data, model, estimated.weights)
     X, y = data.X[data.rows["test"]], data.y[data.rows["test"]]
     with torch.no_grad():
         risks = {name: member.example_losses(X, y).mean() for name, member in models.items()}
     require_finite(**{f"the risk of the {name} model": value for name, value in risks.items()})
     told = {name: value.item() for name, value in risks.items()}
-    oracle = "true weights" if ratio is not None else "the target's labels"
-    correlation = None if ratio is None else _correlation(estimated.weights, ratio)
+    oracle = "the target's labels" if data.ratio is None else "true weights"
+    correlation = None if data.ratio is None else _correlation(estimated.weights, data.ratio)
     possible = told["uncorrected"] - told["oracle"]
     results = {
         "weight_correlation": correlation,
@@ -100,33 +152,41 @@ def correct_and_compare(
     show(run, results, data, risk, oracle)
     for warning in estimated.warnings():
         print(f"Note: {warning}")
-    run.figure(overlap(estimated, ratio), "weights")
+    run.figure(overlap(estimated, data.ratio), "weights")
     run.figure(risk_curves(run, models, metric, oracle), "risk")
     return results, models
 
 
 def fit_all(
-    run: Run, data: CovariateShiftData, model: SupervisedModule, weights: Tensor, ratio: Tensor | None
+    run: Run, data: CovariateShiftData, model: SupervisedModule, weights: Tensor
 ) -> dict[str, SupervisedModule]:
     """Train a model without weights, with estimated, and with true ones or on the target's labels."""
-    source = data.rows["source"]
+    source, target = data.rows["source"], data.rows["target"]
     of_rows = torch.ones(3, len(data.y))
-    of_rows[1, source] = weights.float()
-    if ratio is not None:
-        of_rows[2, source] = ratio.float()
+    of_rows[1, source] = mean_1(weights)
+    known = source
+    if data.ratio is not None:
+        of_rows[2, source] = mean_1(data.ratio)
+    else:  # again and again, so that it takes as many steps as the others
+        known = target.repeat(-(-len(source) // len(target)))[: len(source)]
     names = ("uncorrected", "corrected", "oracle")
-    rows = {
-        "train": [source, source, data.rows["target"] if ratio is None else source],
-        "val": [data.rows["test"]] * 3,
-    }
     stacked_data = StackedData(
-        *(data.X, data.y, rows, data.batch_size, run.seed),
+        data.X,
+        data.y,
+        {"train": [source, source, known], "val": [data.rows["test"]] * 3},
+        data.batch_size,
+        run.seed,
         same_order=True,
         weights={"train": of_rows},
     )
     stacked = StackedModule([copy.deepcopy(model) for _ in names], names)
-    run.trainer("models").fit(stacked, stacked_data)
+    whole_fit(run, "models")(stacked, stacked_data)
     return {name: member.eval() for name, member in zip(names, stacked.unstack(), strict=True)}
+
+
+def mean_1(weights: Tensor) -> Tensor:
+    """Return weights with a mean of 1, so that a learning rate is right for any, in single precision."""
+    return (weights / weights.mean()).float()
 
 
 def show(run: Run, results: Mapping[str, Any], data: CovariateShiftData, risk: str, oracle: str) -> None:

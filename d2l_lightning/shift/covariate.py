@@ -1,5 +1,6 @@
 """Covariate shift, estimated and detected by a classifier that tells source and target apart."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -50,13 +51,14 @@ class EstimatedShift:
     def warnings(self) -> list[str]:
         """Return what a person should know before they trust the weights: a sentence each."""
         told = []
-        if self.uncovered > 0.05:
+        n = len(self.weights)
+        # Of so few rows as n, chance alone leaves 5 / n of the target beyond them once in 150 times.
+        if self.uncovered > max(0.05, 5 / n):
             told.append(
                 f"{self.uncovered:.0%} of the target's rows look unlike any row of the source: where the "
                 "source has nothing, weights cannot help. Collect labels there."
             )
-        n = len(self.weights)
-        if self.effective_sample_size < max(0.05 * n, min(30, n)):
+        if self.effective_sample_size < max(0.05 * n, min(30, n / 2)):
             told.append(
                 f"The weighted source is worth {self.effective_sample_size:.0f} of its {n} rows: what is "
                 "learned from it rests on few."
@@ -121,8 +123,10 @@ def estimate(
     val = [torch.cat([s, n + t]) for s, t in zip(source_val, target_val, strict=True)]
     scores = _held_out_scores(fit, source, target, make_classifier, train, val, batch_size, seed, "fold")
     h = torch.empty(n + m, dtype=scores[0].dtype)
-    h[torch.cat(val)] = torch.cat(scores)
-    # Folds differ from all rows in n / m by rounding at most.
+    for train_rows, val_rows, of_fold in zip(train, val, scores, strict=True):
+        # A fold's odds are those of its own n and m.
+        from_source = int((train_rows < n).sum())
+        h[val_rows] = of_fold + math.log(from_source * m / ((len(train_rows) - from_source) * n))
     weights = importance_weights(h[:n], n, m, cap)
     return EstimatedShift(
         weights, h[:n], h[n:], effective_sample_size(weights), uncovered_share(h[:n], h[n:])
@@ -189,13 +193,18 @@ def detect(
     return found
 
 
-def domain_classifier(num_inputs: int, hidden_sizes: Sequence[int], lr: float) -> MakeClassifier:
+def domain_classifier(
+    num_inputs: int, hidden_sizes: Sequence[int] = (), lr: float = 0.01, weight_decay: float = 0.0
+) -> MakeClassifier:
     """Return what makes logistic regressions, or perceptrons if there are hidden layers; Adam trains both.
 
     Args:
         num_inputs: Number of features, d.
         hidden_sizes: Width of each hidden layer.
         lr: The learning rate.
+        weight_decay: The L2 penalty of logistic regression. With 1 over the number of rows it is what
+            scikit-learn penalises by default; without any, the weights of sides that a plane can part grow
+            for ever.
 
     Raises:
         InputError: If a number is out of its range.
@@ -203,7 +212,7 @@ def domain_classifier(num_inputs: int, hidden_sizes: Sequence[int], lr: float) -
 
     def make() -> SupervisedModule:
         if not hidden_sizes:
-            return LogisticRegression(num_inputs, lr)
+            return LogisticRegression(num_inputs, lr, weight_decay)
         return MLP(num_inputs, 2, hidden_sizes, initialization="kaiming", optimizer="adamw", lr=lr)
 
     make()  # what is wrong is told now

@@ -114,7 +114,6 @@ def test_images_are_turned_noisy_or_of_another_brightness() -> None:
     for quarter in (1, 2, -1):
         turned = shifted(images, "rotation", 90.0 * quarter, generator)
         torch.testing.assert_close(turned, images.rot90(quarter, (1, 2)), rtol=0, atol=1e-4)
-    torch.testing.assert_close(shifted(images, "rotation", 0.0, generator), images)
     torch.testing.assert_close(shifted(images, "brightness", 0.5, generator), images / 2)
     torch.testing.assert_close(shifted(images, "brightness", 3.0, generator), (images * 3).clamp(0, 1))
     grey = torch.full((200, 28, 28), 0.5)
@@ -139,9 +138,12 @@ def test_some_images_of_each_side_are_changed_and_the_ratio_says_which(tmp_path:
     plain = ~black[data.rows["source"]]
     columns = data.X[data.rows["source"]][plain].view(-1, 28, 28)[:, 16, :20:2]
     assert torch.equal(columns.argmax(dim=1), data.y[data.rows["source"]][plain])
-    none = made(ShiftedFashionMNIST(folder, "brightness", 1.0, seed=1))
-    assert torch.equal(none.ratio, torch.zeros(len(none.rows["source"])).double())
+    # Nobody can weigh what the source has not.
+    none = made(ShiftedFashionMNIST(folder, "brightness", 0.5, source_share=0, target_share=0.5, seed=1))
+    assert none.ratio is None
     assert len(none.rows["source"]) == 4000
+    alike = made(ShiftedFashionMNIST(folder, "noise", 0.5, source_share=0.3, target_share=0.3))
+    assert torch.equal(alike.ratio, torch.ones(4000).double())
     other = made(ShiftedFashionMNIST(folder, source_share=0.2, target_share=0.6, **{**settings, "seed": 2}))
     assert not torch.equal(other.X, data.X)
 
@@ -152,6 +154,8 @@ def test_some_images_of_each_side_are_changed_and_the_ratio_says_which(tmp_path:
         ({"kind": "blur"}, "kind must be one of rotation, noise, brightness, not 'blur'"),
         ({"amount": 181.0}, "amount must be from -180 to 180 degrees of rotation, not 181"),
         ({"amount": math.nan}, "amount must be from -180"),
+        ({"amount": 0.0}, "an amount of 0 is no rotation of images at all"),
+        ({"kind": "brightness", "amount": 1.0}, "an amount of 1 is no brightness of images at all"),
         ({"kind": "noise", "amount": -1.0}, "amount must not be negative"),
         ({"kind": "brightness", "amount": math.inf}, "amount must be finite"),
         ({"source_share": 1.1}, "source_share must be from 0 to 1"),

@@ -115,6 +115,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"source": ["size,city,price", "1,Rome,5", "2,Rome,5"]},
         "source.csv: price is the same in all rows; nothing is to be learned",
     ),
+    "one label in two spellings": (
+        {"source": ["size,city,price", "1,Rome,5", "2,Rome,5.0"]},
+        "source.csv: price is 5 in all rows",
+    ),
+    "as many classes as rows": (
+        {"source": ["size,city,price", *(f"{i},Rome,n{i}" for i in range(30))]},
+        "source.csv: price has 30 classes in 30 rows; there must be several rows of each",
+    ),
     "a label is no number": (
         {"source": edited(SOURCE, 4, "3,Oslo,dear"), "task": "regression"},
         "source.csv, line 4: price 'dear' is no number",
@@ -167,3 +175,10 @@ def test_a_gzipped_file_that_is_cut_short(tmp_path: Path) -> None:
     data = ShiftedTables(str(tmp_path / "cut.csv.gz"), str(tmp_path / "gone.csv"), "price")
     with pytest.raises(InputError, match=r"cut\.csv\.gz is no gzipped file, or is cut short"):
         data.setup()
+
+
+def test_what_is_missing_on_one_side_alone_is_outside(tmp_path: Path) -> None:
+    source = ["a,b,c,d,y", *(f"{i},,NA,x,{i}" for i in range(10))]
+    target = ["a,b,c,d", *(f",{i},NA," for i in range(8)), "3,,NA,x", "11,,NA,z"]
+    data = tables(tmp_path, source, target, label="y")
+    assert data.outside == {"a": 0.9, "b": 0.8, "c": 0, "d": 0.9}

@@ -70,12 +70,12 @@ def test_the_estimates_are_true_of_the_target(tmp_path: Path, capsys: pytest.Cap
     # The models are those of least (weighted) squares.
     for kind, weight in (("uncorrected", np.ones(6000)), ("corrected", weights["weight"])):
         exact = Reference().fit(features(source), source["price"], weight).predict(features(target))
-        assert np.abs(exact - predictions[kind]).mean() < 0.1 * exact.std()
+        assert np.abs(exact - predictions[kind]).mean() < 0.05 * exact.std()
     again = LinearRegression.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "corrected.ckpt")
     assert again(torch.zeros(2, 5)).shape == (2,)
 
     said = capsys.readouterr().out
-    assert "Source and target differ." in said
+    assert "Source and target differ: a linear classifier tells them apart." in said
     assert "Weights lower the risk by" in said
     assert "no clear difference" not in said
     for name in ("weights", "balance"):
@@ -84,7 +84,7 @@ def test_the_estimates_are_true_of_the_target(tmp_path: Path, capsys: pytest.Cap
 
 def test_categories(tmp_path: Path) -> None:
     told_of = person(tmp_path, label="kind")
-    results = run_results("correct_shift", tmp_path / "run", *told_of["flags"], "--lr", "0.3")
+    results = run_results("correct_shift", tmp_path / "run", *told_of["flags"])
     assert results["task"] == "classification"
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
     right = (predictions["corrected"] == told_of["target"]["kind"]).mean()
@@ -94,17 +94,17 @@ def test_categories(tmp_path: Path) -> None:
 
 def test_without_shift_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told_of = person(tmp_path, shift=0)
-    results = run_results("correct_shift", tmp_path / "run", *told_of["flags"], "--max_epochs", "5")
+    results = run_results("correct_shift", tmp_path / "run", *told_of["flags"], "--steps", "200")
     assert results["detector"]["p_value"] > 0.05
     assert results["effective_sample_size"] > 1400
     said = capsys.readouterr().out
-    assert "No shift was found" in said
+    assert "does not tell source and target apart" in said
     assert "Note: " not in said
 
 
 def test_a_column_of_another_range_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told_of = person(tmp_path, shift=9)
-    results = run_results("correct_shift", tmp_path / "run", *told_of["flags"], "--max_epochs", "5")
+    results = run_results("correct_shift", tmp_path / "run", *told_of["flags"], "--steps", "200")
     said = " ".join(capsys.readouterr().out.split())
     assert results["outside"]["size"] > 0.99
     assert results["uncovered"] > 0.9
@@ -114,7 +114,7 @@ def test_a_column_of_another_range_is_named(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_run_can_be_run_again(tmp_path: Path) -> None:
     told_of = person(tmp_path, n=200)
-    first = run_results("correct_shift", tmp_path / "1", *told_of["flags"], "--max_epochs", "3")
+    first = run_results("correct_shift", tmp_path / "1", *told_of["flags"], "--steps", "50")
     again = run_results("correct_shift", tmp_path / "2", "--config", str(tmp_path / "1" / "config.yaml"))
     assert again == first
     for name in ("weights.csv", "predictions.csv"):
@@ -133,9 +133,11 @@ def test_a_run_can_be_run_again(tmp_path: Path) -> None:
         (["--k", "101"], "it is 101, the target has 100"),
         (["--cap", "-1"], "cap must be positive"),
         (["--lr", "0"], "lr must be positive"),
-        (["--domain_epochs", "0"], "domain_epochs must be positive"),
+        (["--domain_steps", "0"], "steps must be positive"),
+        (["--steps", "0"], "steps must be positive"),
         (["--num_permutations", "0"], "num_permutations must be positive"),
         (["--batch_size", "0"], "batch_size must be positive"),
+        (["--batch_size", "1"], "a larger batch_size makes them fewer"),
     ],
     ids=" ".join,
 )
@@ -162,3 +164,74 @@ def test_what_must_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert len(said.splitlines()) == 1
     assert "source" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def files(folder: Path, source: pd.DataFrame, target: pd.DataFrame) -> list[str]:
+    source.to_csv(folder / "source.csv", index=False)
+    target.to_csv(folder / "target.csv", index=False)
+    return ["--source", str(folder / "source.csv"), "--target", str(folder / "target.csv"), "--label", "y"]
+
+
+def test_a_small_file_is_learned_to_the_end(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    source = pd.DataFrame({"a": rng.normal(0, 1, 60), "b": rng.normal(0, 5, 60)})
+    target = pd.DataFrame({"a": rng.normal(1, 1, 40), "b": rng.normal(0, 5, 40)})
+    truth = 3 * target["a"] + 2 * target["b"] + 100
+    flags = files(tmp_path, source.assign(y=3 * source["a"] + 2 * source["b"] + 100), target)
+    results = run_results("correct_shift", tmp_path / "run", *flags)
+    predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    for kind in ("corrected", "uncorrected"):
+        assert predictions[kind].to_numpy() == pytest.approx(truth.to_numpy(), abs=0.05)
+    assert results["risk_on_source"] < 1e-3
+
+
+def test_many_columns_that_go_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(0, 1, (500, 1)) + 0.3 * rng.normal(0, 1, (500, 130))
+    table = pd.DataFrame(base, columns=[f"x{i}" for i in range(130)])
+    flags = files(tmp_path, table[:400].assign(y=table["x0"] + rng.normal(0, 1, 500)), table[400:])
+    assert run_results("correct_shift", tmp_path / "run", *flags)["risk_corrected"] < 3
+
+
+def test_sides_with_nothing_in_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"x{i}" for i in range(100)]
+    source, target = (pd.DataFrame(rng.normal(mean, 1, (80, 100)), columns=names) for mean in (0, 8))
+    results = run_results(
+        "correct_shift", tmp_path / "run", *files(tmp_path, source.assign(y=source["x0"]), target)
+    )
+    assert results["uncovered"] == 1
+    assert "weights cannot help" in " ".join(capsys.readouterr().out.split())
+
+
+def test_names_that_mean_something_to_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    names = ["[/x]", "b [m]", "$a^$", r"US$ at \frac{ $x_", "weight", "line", "größe, Ω", "1"]
+    source, target = (pd.DataFrame(rng.normal(0, 1, (50, 8)), columns=names) for _ in range(2))
+    flags = files(tmp_path, source.assign(y=source["b [m]"]), target)
+    run_results("correct_shift", tmp_path / "run", *flags, "--steps", "10", "--domain_steps", "10")
+    said = capsys.readouterr().out
+    assert all(name in said for name in names)
+    ignoring = ["--ignore", "1", "größe, Ω", "[/x]", "--steps", "10"]
+    results = run_results("correct_shift", tmp_path / "2", *flags, *ignoring)
+    assert set(results["outside"]) == {"b [m]", "$a^$", names[3], "weight", "line"}
+
+
+def test_a_class_with_few_rows_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"a": rng.normal(0, 1, 90)})
+    flags = files(tmp_path, table[:50].assign(y=["rare"] + ["often", "usual"] * 24 + ["often"]), table[50:])
+    run_results("correct_shift", tmp_path / "run", *flags, "--steps", "10")
+    assert "The class rare has 1 rows, fewer than the 5 folds" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("flags", [["--limit_train_batches", "0"], ["--max_steps", "1"]], ids=" ".join)
+def test_what_was_not_trained_is_no_finding(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told_of = person(tmp_path, n=200)
+    with pytest.raises(SystemExit) as stop:
+        run_results("correct_shift", tmp_path / "run", *told_of["flags"], *flags)
+    assert stop.value.code == 2
+    assert "the flags end the fit of the domain classifiers early" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "results.json").exists()

@@ -98,9 +98,7 @@ def test_images_that_the_source_has_not_are_learned_from_the_targets_labels(
 ) -> None:
     data = ["--data_dir", str(write(tmp_path / "data", (300, 200)))]
     change = ["--kind", "brightness", "--amount", "0.3", "--source_share", "0", "--target_share", "1"]
-    told = run_results(
-        "covariate_shift_images", tmp_path / "run", *data, *change, "--max_epochs", "3", "--domain_lr", "0.05"
-    )
+    told = run_results("covariate_shift_images", tmp_path / "run", *data, *change, "--max_epochs", "3")
     assert told["weight_correlation"] is None
     assert told["uncovered"] > 0.9
     said = capsys.readouterr().out
@@ -117,7 +115,7 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         (["--shift", ".nan"], "shift must be a finite number"),
         (["--lr", "-1"], "lr must be positive"),
         (["--domain_lr", "0"], "lr must be positive"),
-        (["--domain_epochs", "0"], "domain_epochs must be positive"),
+        (["--domain_steps", "0"], "steps must be positive"),
         (["--domain_hidden_sizes", "0"], "hidden_sizes must name at least one positive width"),
         (["--num_permutations", "0"], "num_permutations must be positive"),
         (["--trials", "-1"], "trials must not be negative"),

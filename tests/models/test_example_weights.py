@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from sklearn.linear_model import LinearRegression as Reference
 from torch.utils.data import DataLoader, TensorDataset
 
 from d2l_lightning.models.backpropagation import BackpropagationMLP
@@ -71,16 +72,40 @@ def test_weights_of_1_are_no_weights_to_the_bit(make: Callable[[], Any], trainer
 
 
 @MAKE
-def test_a_weight_is_a_number_of_examples(make: Callable[[], Any]) -> None:
+def test_the_loss_is_the_weighted_empirical_risk(make: Callable[[], Any]) -> None:
     model, (X, y) = make().eval(), examples(make)
     torch.manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
-    times = torch.arange(50) % 4
-    many = model.loss(X.repeat_interleave(times, 0), y.repeat_interleave(times))
-    torch.testing.assert_close(model.loss(X, y, times.float()), many)
-    assert model.loss(X, y, times.float()) != model.loss(X, y)
+    weight = torch.rand(50) * 2
+    losses = model.example_losses(X, y)
+    penalty = model.loss(X, y) - losses.mean()
+    risk = sum(w * loss for w, loss in zip(weight, losses, strict=True)) / 50  # (4.9.5)
+    torch.testing.assert_close(model.loss(X, y, weight), risk + penalty)
+    # What fills up a batch weighs nothing and changes nothing.
+    filled = torch.cat([weight, torch.zeros(9)])
+    torch.testing.assert_close(
+        model.loss(torch.cat([X, X[:9]]), torch.cat([y, y[:9]]), filled), risk + penalty
+    )
+
+
+@pytest.mark.parametrize("batch_size", [500, 100, 10, 1])
+def test_batches_of_any_size_lead_to_the_weighted_least_squares(batch_size: int, trainer: Any) -> None:
+    generator = torch.Generator().manual_seed(4)
+    X = torch.randn(500, 2, generator=generator)
+    y = X[:, 0] + 0.5 * X[:, 0] ** 2  # no line fits, so what the weights say matters
+    weight = (X[:, 0] - 0.5).exp()
+    weight /= weight.mean()
+    exact = Reference().fit(X.numpy(), y.numpy(), weight.numpy())
+    model = LinearRegression(2, lr=0.05 if batch_size > 10 else 0.0005 * batch_size)
+    loader = DataLoader(TensorDataset(X, y, weight), batch_size=batch_size, shuffle=True)
+    torch.manual_seed(0)
+    trainer(max_steps={1: 8000, 10: 2500}.get(batch_size, 300), max_epochs=-1).fit(model, loader)
+    w, b = model.get_w_b()
+    assert torch.cat([w, b[None]]).tolist() == pytest.approx([*exact.coef_, exact.intercept_], abs=0.12)
+    plain = Reference().fit(X.numpy(), y.numpy())
+    assert abs(plain.coef_[0] - exact.coef_[0]) > 0.8
 
 
 @MAKE

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression as Reference
 from torch import Tensor
 
 from d2l_lightning.data.covariate_shift import SyntheticCovariateShift
+from d2l_lightning.ensemble.folds import k_fold
 from d2l_lightning.errors import InputError
 from d2l_lightning.models.backpropagation import BackpropagationMLP
 from d2l_lightning.models.dropout_mlp import DropoutMLP, DropoutMLPScratch
@@ -67,15 +68,39 @@ def test_a_rows_own_value_moves_its_score_as_a_given_model_would(trainer: Callab
     assert h[2] - h[0] == pytest.approx(1000 * (h[1] - h[0]), rel=1e-3)
 
 
-def test_weights_are_those_of_scikit_learn(trainer: Callable[..., Trainer]) -> None:
-    source, target = normal_sides(3000, 1000, 0.8)
-    ours = estimate(trainer(max_epochs=20).fit, source, target, LOGISTIC, cap=1e6)
-    X, z = np.concatenate([source, target]), np.repeat([0, 1], [3000, 1000])
-    theirs = torch.tensor(Reference(C=1e10).fit(X, z).decision_function(source.numpy())).double()
-    # Cross-fitted by SGD against fitted to all rows exactly.
-    torch.testing.assert_close(ours.source_scores.double(), theirs, rtol=0, atol=0.3)
-    assert correlation(ours.weights, theirs.exp()) > 0.99
-    assert ours.weights.mean().item() == pytest.approx(1, abs=0.1)
+@pytest.mark.parametrize(("n", "m", "steps"), [(60, 60, 500), (100, 40, 500), (3000, 1000, 1000)])
+def test_scores_are_those_of_scikit_learn(
+    n: int, m: int, steps: int, trainer: Callable[..., Trainer]
+) -> None:
+    source, target = normal_sides(n, m, 1.2)
+    make = domain_classifier(2, [], 0.02, weight_decay=1 / (0.8 * (n + m)))
+    epochs = max(2, math.ceil(steps / math.ceil(0.8 * (n + m) / 100)))
+    ours = estimate(trainer(max_epochs=epochs).fit, source, target, make, cap=1e6)
+    theirs = torch.empty(n + m).double()
+    folds = zip(*k_fold(n, 5, 0), *k_fold(m, 5, 0), strict=True)
+    for source_train, source_val, target_train, target_val in folds:
+        X = np.concatenate([source[source_train], target[target_train]])
+        z = np.repeat([0, 1], [len(source_train), len(target_train)])
+        reference = Reference(C=1.0, tol=1e-8).fit(X, z)
+        # The density ratio that a fold's odds say: its own rows count.
+        factor = math.log(len(source_train) / len(target_train)) - math.log(n / m)
+        theirs[source_val] = (
+            torch.tensor(reference.decision_function(source[source_val].numpy())).double() + factor
+        )
+        theirs[n + target_val] = (
+            torch.tensor(reference.decision_function(target[target_val].numpy())).double() + factor
+        )
+    scores = torch.cat([ours.source_scores, ours.target_scores]).double()
+    assert (scores - theirs).square().mean().sqrt() < 0.1
+    assert (scores * theirs).sum() / theirs.square().sum() == pytest.approx(1, abs=0.03)
+    assert correlation(ours.weights, n / m * theirs[:n].exp()) > 0.98
+
+
+def test_the_rows_of_a_fold_count_where_a_side_is_small(trainer: Callable[..., Trainer]) -> None:
+    # Classifiers that know nothing but how many rows of each side they saw.
+    make = domain_classifier(2, [], 0.05)
+    told = estimate(trainer(max_epochs=600).fit, torch.zeros(50, 2), torch.zeros(3, 2), make, k=2)
+    assert told.weights.tolist() == pytest.approx([1.0] * 50, abs=0.02)
 
 
 @pytest.mark.parametrize(("n", "m"), [(2000, 2000), (3000, 500), (500, 3000)])
@@ -119,6 +144,10 @@ def test_where_the_source_has_nothing_it_says_so(trainer: Callable[..., Trainer]
     few = EstimatedShift(torch.tensor([20.0] + [1e-6] * 999), torch.zeros(1), torch.zeros(1), 1.0, 0.0)
     (told,) = few.warnings()
     assert "worth 1 of its 1000 rows" in told
+    for seed in range(20):  # as chance has it, a small target lies beyond a small source
+        h = torch.randn(40, generator=torch.Generator().manual_seed(seed))
+        uncovered = (h[20:] > h[:20].max()).double().mean().item()
+        assert EstimatedShift(torch.ones(20), h[:20], h[20:], 20.0, min(uncovered, 0.25)).warnings() == []
     half = normal_sides(1000, 1000, 0)
     half[1][:500, 0] += 12  # half of the target is where the source is, half is far away
     told_half = estimate(trainer(max_epochs=20).fit, *half, LOGISTIC)
