@@ -1,7 +1,6 @@
 """A corrector of covariate shift for two CSV files, one with labels, one without (4.9, exercise 3)."""
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -21,7 +20,14 @@ from d2l_lightning.models.linear_regression import LinearRegression
 from d2l_lightning.models.softmax_regression import SoftmaxRegression
 from d2l_lightning.module import SupervisedModule
 from d2l_lightning.run import Run, run_experiment
-from d2l_lightning.shift.comparison import estimate_and_detect, mean_1, overlap, whole_fit
+from d2l_lightning.shift.comparison import (
+    DomainSettings,
+    epochs_for,
+    estimate_and_detect,
+    mean_1,
+    overlap,
+    whole_fit,
+)
 
 # Features that are shown: those that differ most.
 SHOWN = 12
@@ -68,7 +74,8 @@ def main(
         steps: Steps of its training at least; fits end with an epoch, whatever `--max_epochs` says.
         batch_size: Rows in a batch.
     """
-    require_positive(steps=steps, domain_steps=domain_steps, num_permutations=num_permutations)
+    require_positive(steps=steps)
+    domain = DomainSettings(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations)
     data = ShiftedTables(source, target, label, ignore, task, batch_size, run.seed)
     data.setup()
     n, d = data.num_source, data.X.shape[1]
@@ -79,12 +86,7 @@ def main(
     )
     train, val = k_fold(n, k, run.seed)
     StackedBatches([*train, torch.arange(n)], batch_size, run.seed)  # what is wrong with these is told now
-    estimated, detection = estimate_and_detect(
-        run,
-        data.X[:n],
-        data.X[n:],
-        *(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations),
-    )
+    estimated, detection = estimate_and_detect(run, data.X[:n], data.X[n:], domain)
     held_out, models = fit(run, data, model, mean_1(estimated.weights), train, val, steps)
     told = risks(data, held_out, estimated.weights)
     with run.file("weights.csv") as path:
@@ -164,7 +166,7 @@ def fit(
         weights={"train": of_rows, "val": weights.expand(len(names), -1)},
     )
     stacked = StackedModule([copy.deepcopy(model) for _ in names], names)
-    whole_fit(run, "models", max(2, math.ceil(steps / math.ceil(n / data.batch_size))))(stacked, stacked_data)
+    whole_fit(run, "models", epochs_for(steps, n, data.batch_size))(stacked, stacked_data)
     members = dict(zip(names, stacked.unstack(), strict=True))
     held_out = {}
     for kind in ("corrected", "uncorrected"):

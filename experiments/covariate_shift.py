@@ -13,7 +13,7 @@ from d2l_lightning.figures import draw_curves, panels
 from d2l_lightning.models.linear_regression import LinearRegression
 from d2l_lightning.module import SupervisedModule
 from d2l_lightning.run import Run, run_experiment
-from d2l_lightning.shift.comparison import correct_and_compare, histogram, whole_fit
+from d2l_lightning.shift.comparison import DomainSettings, correct_and_compare, histogram, whole_fit
 from d2l_lightning.shift.covariate import Detection, detect, domain_classifier
 
 LEVEL = 0.05
@@ -71,6 +71,7 @@ def main(
     """
     require_not_negative(trials=trials)
     require_positive(trial_rows=trial_rows, trial_epochs=trial_epochs)
+    domain = DomainSettings(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations)
     data = SyntheticCovariateShift(
         num_inputs, shift, curvature, noise, num_source, num_target, num_test, batch_size, run.seed
     )
@@ -82,7 +83,7 @@ def main(
         model,
         "mean squared error",
         ("loss", "mean squared error"),
-        *(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations),
+        domain,
     )
     run.figure(fits(data, models), "fits")
     if images is not None:

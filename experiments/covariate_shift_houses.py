@@ -5,7 +5,7 @@ from typing import Literal
 from d2l_lightning.data.covariate_shift import ShiftedHouses
 from d2l_lightning.models.price_regressor import PriceRegressor
 from d2l_lightning.run import Run, run_experiment
-from d2l_lightning.shift.comparison import correct_and_compare
+from d2l_lightning.shift.comparison import DomainSettings, correct_and_compare
 
 
 def main(
@@ -47,6 +47,7 @@ def main(
         data_dir: A folder with your own train.csv and test.csv; the data that ships with the package if not
             given.
     """
+    domain = DomainSettings(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations)
     data = ShiftedHouses(data_dir, split_by, year, neighborhoods, batch_size, run.seed)
     data.setup()
     num_features = data.X.shape[1]
@@ -57,7 +58,7 @@ def main(
         model,
         "half the squared error of log price",
         ("log_rmse", "log RMSE"),
-        *(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations),
+        domain,
     )
     run.finish(results)
 

@@ -5,7 +5,7 @@ from typing import Literal
 from d2l_lightning.data.covariate_shift import ShiftedFashionMNIST
 from d2l_lightning.models.softmax_regression import SoftmaxRegression
 from d2l_lightning.run import Run, run_experiment
-from d2l_lightning.shift.comparison import correct_and_compare
+from d2l_lightning.shift.comparison import DomainSettings, correct_and_compare
 
 
 def main(
@@ -47,6 +47,7 @@ def main(
         batch_size: Rows in a batch.
         data_dir: A folder with the four IDX files; if not given, they are found or downloaded.
     """
+    domain = DomainSettings(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations)
     data = ShiftedFashionMNIST(
         data_dir, kind, amount, source_share, target_share, num_source, batch_size, run.seed
     )
@@ -57,7 +58,7 @@ def main(
         model,
         "cross-entropy",
         ("loss", "cross-entropy"),
-        *(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations),
+        domain,
     )
     run.finish(results)
 

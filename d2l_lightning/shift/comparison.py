@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,16 +56,40 @@ def whole_fit(run: Run, title: str, epochs: int | None = None, logged: bool = Tr
     return fit
 
 
+@dataclass(frozen=True)
+class DomainSettings:
+    """How a domain classifier is trained, and what is made of it.
+
+    Attributes:
+        hidden_sizes: Width of each hidden layer; none for logistic regression.
+        lr: Adam's learning rate.
+        steps: Steps of its training at least; it ends with an epoch.
+        k: Number of folds.
+        cap: The greatest weight.
+        num_permutations: Of the detector.
+
+    Raises:
+        InputError: If a number is out of its range.
+    """
+
+    hidden_sizes: Sequence[int]
+    lr: float
+    steps: int
+    k: int
+    cap: float
+    num_permutations: int
+
+    def __post_init__(self) -> None:
+        require_positive(
+            domain_lr=self.lr,
+            domain_steps=self.steps,
+            cap=self.cap,
+            num_permutations=self.num_permutations,
+        )
+
+
 def estimate_and_detect(
-    run: Run,
-    source: Tensor,
-    target: Tensor,
-    hidden_sizes: Sequence[int],
-    lr: float,
-    steps: int,
-    k: int,
-    cap: float,
-    num_permutations: int,
+    run: Run, source: Tensor, target: Tensor, domain: DomainSettings
 ) -> tuple[EstimatedShift, Detection]:
     """Estimate the weights of a source for a target, and test whether the two differ at all.
 
@@ -72,31 +97,39 @@ def estimate_and_detect(
         run: The run.
         source: Features, shape ``(n, d)``.
         target: Features, shape ``(m, d)``.
-        hidden_sizes: Hidden layers of the domain classifier; none for logistic regression.
-        lr: Adam's learning rate of the domain classifier.
-        steps: Steps of its training at least; it ends with an epoch.
-        k: Number of folds.
-        cap: The greatest weight.
-        num_permutations: Of the detector.
+        domain: The settings.
 
     Raises:
         InputError: As ``shift.covariate.estimate`` and ``detect``.
     """
-    require_positive(steps=steps, num_permutations=num_permutations)
     rows = len(source) + len(target)
-    make_classifier = domain_classifier(source.shape[1], hidden_sizes, lr, weight_decay=1 / rows)
-
-    def fit(title: str, trained_on: float) -> Fit:
-        # Small files need more epochs to get anywhere.
-        batches = math.ceil(max(1.0, trained_on) / BATCH_SIZE)
-        return whole_fit(run, title, max(2, math.ceil(steps / batches)))
-
-    sides = source, target, make_classifier
-    estimated = estimate(
-        fit("domain classifiers", rows * (k - 1) / k if k > 1 else rows), *sides, k, cap, BATCH_SIZE, run.seed
+    make_classifier = domain_classifier(
+        source.shape[1], domain.hidden_sizes, domain.lr, weight_decay=1 / rows
     )
-    (detection,) = detect(fit("detector", rows / 2), *sides, None, num_permutations, BATCH_SIZE, run.seed)
+    sides = source, target, make_classifier
+    in_folds = rows - rows // max(domain.k, 2)
+    estimated = estimate(
+        whole_fit(run, "domain classifiers", epochs_for(domain.steps, in_folds, BATCH_SIZE)),
+        *sides,
+        domain.k,
+        domain.cap,
+        BATCH_SIZE,
+        run.seed,
+    )
+    (detection,) = detect(
+        whole_fit(run, "detector", epochs_for(domain.steps, rows // 2, BATCH_SIZE)),
+        *sides,
+        None,
+        domain.num_permutations,
+        BATCH_SIZE,
+        run.seed,
+    )
     return estimated, detection
+
+
+def epochs_for(steps: int, rows: int, batch_size: int) -> int:
+    """Return how many epochs, two at least, take so many steps: a small file needs more of them."""
+    return max(2, math.ceil(steps / math.ceil(max(1, rows) / batch_size)))
 
 
 def correct_and_compare(
@@ -105,7 +138,7 @@ def correct_and_compare(
     model: SupervisedModule,
     risk: str,
     metric: tuple[str, str],
-    *domain: Any,
+    domain: DomainSettings,
 ) -> tuple[dict[str, Any], dict[str, SupervisedModule]]:
     """Estimate a source's weights for a target, and compare three fits on the target's test rows.
 
@@ -119,7 +152,7 @@ def correct_and_compare(
         model: The model.
         risk: What the model's loss is, for the table.
         metric: The metric to draw over the epochs, and what to call it.
-        domain: What follows source and target among the arguments of ``estimate_and_detect``.
+        domain: The settings of the domain classifier.
 
     Returns:
         The results, and the fitted models by name.
@@ -130,7 +163,7 @@ def correct_and_compare(
     data.prepare_data()
     data.setup()
     estimated, detection = estimate_and_detect(
-        run, data.X[data.rows["source"]], data.X[data.rows["target"]], *domain
+        run, data.X[data.rows["source"]], data.X[data.rows["target"]], domain
     )
     models = fit_all(run, data, model, estimated.weights)
     X, y = data.X[data.rows["test"]], data.y[data.rows["test"]]
