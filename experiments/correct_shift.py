@@ -265,8 +265,10 @@ def show(
     ]
     gain, error = results["gain"], results["gain_standard_error"]
     clear = "" if abs(gain) > 2 * error else "; that is no clear difference"
-    does = "lower the risk" if gain > 0 else "raise the risk"
-    note = f"Weights {does} by {abs(gain):.3g}, with a standard error of {error:.3g}{clear}."
+    does = "lower" if gain > 0 else "raise"
+    note = f"Weights {does} the risk by {abs(gain):.3g}, with a standard error of {error:.3g}{clear}."
+    if not gain:
+        note = "Weights change nothing."
     run.table(f"{loss}, estimated on held-out rows of the source", ("", "risk"), figures, note)
 
 

@@ -13,7 +13,7 @@ from d2l_lightning.figures import draw_curves, panels
 from d2l_lightning.models.linear_regression import LinearRegression
 from d2l_lightning.module import SupervisedModule
 from d2l_lightning.run import Run, run_experiment
-from d2l_lightning.shift.comparison import DomainSettings, correct_and_compare, histogram, whole_fit
+from d2l_lightning.shift.comparison import DomainSettings, correct_and_compare, histogram, span_of, whole_fit
 from d2l_lightning.shift.covariate import Detection, detect, domain_classifier
 
 LEVEL = 0.05
@@ -188,8 +188,7 @@ def detections(found: dict[str, list[Detection]], shift: str) -> Figure:
         ["share of tests per bin", "share of tests with p up to it"],
     )
     values = {name: torch.tensor([one.auc for one in tests]) for name, tests in found.items()}
-    both = torch.cat(list(values.values()))
-    span = (both.min().item(), max(both.max().item(), both.min().item() + 1e-6))
+    span = span_of(torch.cat(list(values.values())))
     curves = []
     for (name, aucs), colour, filled in zip(
         values.items(), ("#0072B2", "#D55E00"), (True, False), strict=True

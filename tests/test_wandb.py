@@ -202,7 +202,7 @@ def test_a_classifier_shows_curves_confusion_and_predictions(tmp_path: Path) -> 
 
 
 def test_a_corrected_shift_shows_its_tables_pictures_and_files(tmp_path: Path) -> None:
-    flags = ["--logger=wandb", "--accelerator=cpu", "--steps=9", "--num_permutations=9"]
+    flags = ["--logger=wandb", "--accelerator=cpu", "--steps=9", "--domain_steps=9", "--num_permutations=9"]
     (job,) = run_offline(
         load_experiment("correct_shift").main,
         [*flags, *OFFLINE, *person(tmp_path, n=100)["flags"]],

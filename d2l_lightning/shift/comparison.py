@@ -32,6 +32,8 @@ from d2l_lightning.shift.covariate import (
 SHOWN = 1500
 # Rows in a batch of the domain classifiers.
 BATCH_SIZE = 100
+# How often a fit of a given number of epochs is validated.
+CHECKS = 50
 
 
 def whole_fit(run: Run, title: str, epochs: int | None = None, logged: bool = True) -> Fit:
@@ -43,11 +45,14 @@ def whole_fit(run: Run, title: str, epochs: int | None = None, logged: bool = Tr
         epochs: The epochs, if they are not those of the flags.
         logged: Whether metrics are logged.
     """
+    given = {name for name, value in run.trainer_flags.items() if value not in (None, 1)}
 
     def fit(model: LightningModule, data: LightningDataModule) -> None:
         trainer = run.trainer(title, max_epochs=epochs)
         if not logged:
             trainer.loggers = []
+        if epochs is not None and "check_val_every_n_epoch" not in given:
+            trainer.check_val_every_n_epoch = max(1, epochs // CHECKS)  # there may be thousands of short ones
         trainer.fit(model, data)
         wanted = trainer.max_epochs or 0
         if not trainer.fast_dev_run and not 0 < wanted <= trainer.current_epoch:  # type: ignore[attr-defined]
@@ -263,13 +268,14 @@ def overlap(estimated: EstimatedShift, ratio: Tensor | None = None) -> Figure:
         xlabels, ylabels,
     )  # fmt: skip
     sides = {"source": estimated.source_scores, "target": estimated.target_scores}
-    ends = torch.cat(list(sides.values())).double().quantile(torch.tensor([0.001, 0.999]).double()).tolist()
-    span = (ends[0], max(ends[1], ends[0] + 1e-6))
+    span = span_of(torch.cat(list(sides.values())), 0.001)
     for (name, values), colour, filled in zip(sides.items(), COLOURS, (True, False), strict=False):
         histogram(scores, name, values.clamp(*span), span, colour, filled)
     scores.legend(frameon=False)
     if ratio is None:
-        weights.hist(estimated.weights.numpy(), bins=40, color=COLOURS[0], log=True)
+        weights.hist(
+            estimated.weights.numpy(), bins=40, range=span_of(estimated.weights), color=COLOURS[0], log=True
+        )
         return figure
     some = torch.linspace(0, len(ratio) - 1, min(SHOWN, len(ratio))).long()
     weights.plot(
@@ -281,6 +287,14 @@ def overlap(estimated: EstimatedShift, ratio: Tensor | None = None) -> Figure:
     log_scale(weights)
     weights.legend(frameon=False)
     return figure
+
+
+def span_of(values: Tensor, beyond: float = 0.0) -> tuple[float, float]:
+    """Return where values begin and end, but for a share of them on either side; never one and the same."""
+    ends = values.double().quantile(torch.tensor([beyond, 1 - beyond]).double())
+    low, high = ends.tolist()
+    room = 0.0 if high - low > 1e-3 * max(abs(low), abs(high), 1e-3) else max(0.5, abs(low) / 2)
+    return low - room, high + room
 
 
 def histogram(

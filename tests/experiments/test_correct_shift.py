@@ -13,6 +13,9 @@ from d2l_lightning.models.linear_regression import LinearRegression
 from d2l_lightning.run import run_experiment
 from tests.conftest import load_experiment, run_results
 
+# Enough to see which side is which.
+BRIEF = ["--steps", "100", "--domain_steps", "200"]
+
 
 def person(folder: Path, n: int = 1500, shift: float = 1.0, label: str = "price") -> dict[str, Any]:
     """Write a source and a target in which prices curve; return the target with its prices."""
@@ -94,7 +97,7 @@ def test_categories(tmp_path: Path) -> None:
 
 def test_without_shift_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told_of = person(tmp_path, shift=0)
-    results = run_results("correct_shift", tmp_path / "run", *told_of["flags"], "--steps", "200")
+    results = run_results("correct_shift", tmp_path / "run", *told_of["flags"], *BRIEF)
     assert results["detector"]["p_value"] > 0.05
     assert results["effective_sample_size"] > 1400
     said = capsys.readouterr().out
@@ -104,7 +107,7 @@ def test_without_shift_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_a_column_of_another_range_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told_of = person(tmp_path, shift=9)
-    results = run_results("correct_shift", tmp_path / "run", *told_of["flags"], "--steps", "200")
+    results = run_results("correct_shift", tmp_path / "run", *told_of["flags"], *BRIEF)
     said = " ".join(capsys.readouterr().out.split())
     assert results["outside"]["size"] > 0.99
     assert results["uncovered"] > 0.9
@@ -114,7 +117,7 @@ def test_a_column_of_another_range_is_named(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_run_can_be_run_again(tmp_path: Path) -> None:
     told_of = person(tmp_path, n=200)
-    first = run_results("correct_shift", tmp_path / "1", *told_of["flags"], "--steps", "50")
+    first = run_results("correct_shift", tmp_path / "1", *told_of["flags"], *BRIEF)
     again = run_results("correct_shift", tmp_path / "2", "--config", str(tmp_path / "1" / "config.yaml"))
     assert again == first
     for name in ("weights.csv", "predictions.csv"):
@@ -190,6 +193,7 @@ def test_many_columns_that_go_together(tmp_path: Path) -> None:
     base = rng.normal(0, 1, (500, 1)) + 0.3 * rng.normal(0, 1, (500, 130))
     table = pd.DataFrame(base, columns=[f"x{i}" for i in range(130)])
     flags = files(tmp_path, table[:400].assign(y=table["x0"] + rng.normal(0, 1, 500)), table[400:])
+    flags += ["--domain_steps", "100"]
     assert run_results("correct_shift", tmp_path / "run", *flags)["risk_corrected"] < 3
 
 
@@ -198,7 +202,7 @@ def test_sides_with_nothing_in_common(tmp_path: Path, capsys: pytest.CaptureFixt
     names = [f"x{i}" for i in range(100)]
     source, target = (pd.DataFrame(rng.normal(mean, 1, (80, 100)), columns=names) for mean in (0, 8))
     results = run_results(
-        "correct_shift", tmp_path / "run", *files(tmp_path, source.assign(y=source["x0"]), target)
+        "correct_shift", tmp_path / "run", *files(tmp_path, source.assign(y=source["x0"]), target), *BRIEF
     )
     assert results["uncovered"] == 1
     assert "weights cannot help" in " ".join(capsys.readouterr().out.split())
@@ -209,10 +213,10 @@ def test_names_that_mean_something_to_others(tmp_path: Path, capsys: pytest.Capt
     names = ["[/x]", "b [m]", "$a^$", r"US$ at \frac{ $x_", "weight", "line", "größe, Ω", "1"]
     source, target = (pd.DataFrame(rng.normal(0, 1, (50, 8)), columns=names) for _ in range(2))
     flags = files(tmp_path, source.assign(y=source["b [m]"]), target)
-    run_results("correct_shift", tmp_path / "run", *flags, "--steps", "10", "--domain_steps", "10")
+    run_results("correct_shift", tmp_path / "run", *flags, *BRIEF)
     said = capsys.readouterr().out
     assert all(name in said for name in names)
-    ignoring = ["--ignore", "1", "größe, Ω", "[/x]", "--steps", "10"]
+    ignoring = ["--ignore", "1", "größe, Ω", "[/x]", *BRIEF]
     results = run_results("correct_shift", tmp_path / "2", *flags, *ignoring)
     assert set(results["outside"]) == {"b [m]", "$a^$", names[3], "weight", "line"}
 
@@ -221,7 +225,7 @@ def test_a_class_with_few_rows_is_noted(tmp_path: Path, capsys: pytest.CaptureFi
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"a": rng.normal(0, 1, 90)})
     flags = files(tmp_path, table[:50].assign(y=["rare"] + ["often", "usual"] * 24 + ["often"]), table[50:])
-    run_results("correct_shift", tmp_path / "run", *flags, "--steps", "10")
+    run_results("correct_shift", tmp_path / "run", *flags, *BRIEF)
     assert "The class rare has 1 rows, fewer than the 5 folds" in " ".join(capsys.readouterr().out.split())
 
 
@@ -235,3 +239,12 @@ def test_what_was_not_trained_is_no_finding(
     assert stop.value.code == 2
     assert "the flags end the fit of the domain classifiers early" in capsys.readouterr().err
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_columns_that_do_not_vary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame({"a": [1.0] * 60, "b": ["x"] * 60})
+    flags = files(tmp_path, table[:40].assign(y=range(40)), table[40:])
+    results = run_results("correct_shift", tmp_path / "run", *flags, "--steps", "10", "--domain_lr", "0.05")
+    assert results["effective_sample_size"] == pytest.approx(40, abs=0.1)
+    assert results["detector"]["p_value"] == 1
+    assert (tmp_path / "run" / "figures" / "weights.png").exists()

@@ -48,7 +48,18 @@ def test_the_accepted_figures_of_the_detector(tmp_path: Path) -> None:
     assert told["detector"]["power"] >= 0.95
 
 
-QUICK = ["--num_source", "300", "--num_target", "200", "--num_test", "500", "--max_epochs", "3"]
+QUICK = [
+    "--num_source",
+    "300",
+    "--num_target",
+    "200",
+    "--num_test",
+    "500",
+    "--max_epochs",
+    "3",
+    "--domain_steps",
+    "200",
+]
 
 
 def test_what_a_run_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,13 +85,24 @@ def test_a_run_can_be_run_again(tmp_path: Path) -> None:
 
 
 def test_houses_that_the_source_knows_nothing_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = run_results("covariate_shift_houses", tmp_path / "run", "--max_epochs", "5")
+    told = run_results(
+        "covariate_shift_houses", tmp_path / "run", "--max_epochs", "5", "--domain_steps", "300"
+    )
     assert set(told) == KEYS
     assert told["weight_correlation"] is None
     assert told["detector"]["p_value"] == 0.001
     assert told["uncovered"] > 0.3
     assert "weights cannot help" in capsys.readouterr().out
-    other = ["--split_by", "Neighborhood", "--neighborhoods", "NAmes", "--max_epochs", "5"]
+    other = [
+        "--split_by",
+        "Neighborhood",
+        "--neighborhoods",
+        "NAmes",
+        "--max_epochs",
+        "5",
+        "--domain_steps",
+        "50",
+    ]
     assert run_results("covariate_shift_houses", tmp_path / "other", *other)["risk_oracle"] > 0
 
 
