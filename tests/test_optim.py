@@ -1,10 +1,15 @@
 """Optimizers from scratch against the framework's and against what they should find."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from d2l_lightning.errors import InputError
+from d2l_lightning.models.linear_regression import LinearRegression
+from d2l_lightning.models.softmax_regression import SoftmaxRegression
 from d2l_lightning.optim import SGD, ProximalSGD
 
 
@@ -87,3 +92,25 @@ def test_a_penalty_is_not_negative() -> None:
 def test_a_learning_rate_is_positive(lr: float) -> None:
     with pytest.raises(InputError, match="lr must be positive"):
         SGD([nn.Parameter(torch.ones(1))], lr=lr)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda **k: LinearRegression(3, **k), lambda **k: SoftmaxRegression(3, 2, **k)],
+    ids=["linear", "softmax"],
+)
+def test_linear_models_take_an_optimizer_by_name(make: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    model = make(lr=0.2, optimizer="adamw")
+    X = torch.tensor([[1.0, 100.0, 0.01]])
+    y = torch.zeros(1, dtype=torch.long) if isinstance(model, SoftmaxRegression) else torch.zeros(1)
+    optimizer = model.configure_optimizers()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model.loss(X, y).backward()
+    optimizer.step()
+    # A first step is as long as the learning rate, whatever the scale of a feature.
+    for parameter, start in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close((parameter - start).abs(), torch.full_like(start, 0.2), rtol=1e-3, atol=0)
+    assert isinstance(make().configure_optimizers(), torch.optim.SGD)
+    with pytest.raises(InputError, match="optimizer must be one of sgd, adamw, not 'lion'"):
+        make(optimizer="lion")
