@@ -125,11 +125,12 @@ class StackedModule(SupervisedModule):
     def configure_optimizers(self) -> Any:
         """Return what a member configures, over the stacked parameters."""
         configured = self.stacked.configure_optimizers()
-        if isinstance(configured, _MIXING):
-            raise InputError(
-                f"{type(configured).__name__} mixes the elements of a parameter, so members would not train "
-                "as they do alone"
-            )
+        for optimizer in _optimizers(configured):
+            if isinstance(optimizer, _MIXING):
+                raise InputError(
+                    f"{type(optimizer).__name__} mixes the elements of a parameter, so members would not "
+                    "train as they do alone"
+                )
         return configured
 
     def configure_gradient_clipping(
@@ -160,6 +161,17 @@ class StackedModule(SupervisedModule):
             member.load_state_dict({name: value[k] for name, value in state.items()})
             members.append(member)
         return members
+
+
+def _optimizers(configured: Any) -> list[Optimizer]:
+    """Return the optimizers of what ``configure_optimizers`` returns, in whichever form."""
+    if isinstance(configured, Optimizer):
+        return [configured]
+    if isinstance(configured, Mapping):
+        configured = list(configured.values())
+    if isinstance(configured, (list, tuple)):
+        return [optimizer for part in configured for optimizer in _optimizers(part)]
+    return []
 
 
 def _common(member: SupervisedModule) -> dict[str, Any]:

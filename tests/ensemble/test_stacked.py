@@ -8,6 +8,8 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader
 
 from d2l_lightning.callbacks.history import History
@@ -274,13 +276,104 @@ def test_what_cannot_be_stacked() -> None:
         StackedModule([one], ["a", "b"])
 
 
-def test_an_optimizer_that_mixes_elements_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+ALL_OPTIMIZERS = sorted(
+    (kind for kind in vars(torch.optim).values() if isinstance(kind, type) and issubclass(kind, Optimizer)),
+    key=lambda kind: kind.__name__,
+)
+
+
+def weights_after_steps(kind: Any, start: Tensor, gradients: Tensor) -> Tensor:
+    """Return what an optimizer makes of a parameter whose gradients are known beforehand."""
+    parameter = nn.Parameter(start.clone())
+    optimizer = kind([parameter], lr=0.1)
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step(lambda: torch.tensor(1.0))
+    return parameter.detach()
+
+
+# Optimizer does nothing itself, and SparseAdam takes sparse gradients alone.
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind in ALL_OPTIMIZERS if kind.__name__ not in ("Optimizer", "SparseAdam")],
+    ids=lambda kind: kind.__name__,
+)
+def test_an_optimizer_is_refused_if_it_mixes_the_members(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(2, 3, generator=generator)
+    gradients = torch.randn(3, 2, 3, generator=generator) * torch.tensor([[0.1], [1.0]])
+    try:
+        alone = [weights_after_steps(kind, start[k], gradients[:, k]) for k in range(2)]
+        mixes = not torch.allclose(weights_after_steps(kind, start, gradients), torch.stack(alone))
+    except ValueError:  # Muon takes no vectors
+        mixes = True
+    stacked = StackedModule(make_members(2))
+    monkeypatch.setattr(  # the stacked bias is a matrix, as Muon wants it
+        PriceRegressor, "configure_optimizers", lambda self: kind([self.net[-1].bias], lr=0.1)
+    )
+    if mixes:
+        with pytest.raises(InputError, match=f"{kind.__name__} mixes"):
+            stacked.configure_optimizers()
+    else:
+        assert isinstance(stacked.configure_optimizers(), kind)
+
+
+def with_scheduler(optimizer: Optimizer) -> dict[str, Any]:
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": ExponentialLR(optimizer, 0.9)}}
+
+
+FORMS: dict[str, Callable[[Optimizer], Any]] = {
+    "an optimizer": lambda optimizer: optimizer,
+    "a list": lambda optimizer: [optimizer],
+    "a tuple": lambda optimizer: (optimizer,),
+    "two lists": lambda optimizer: ([optimizer], [ExponentialLR(optimizer, 0.9)]),
+    "two lists with a scheduler's settings": lambda optimizer: (
+        [optimizer],
+        [{"scheduler": ExponentialLR(optimizer, 0.9), "interval": "step"}],
+    ),
+    "a dictionary": lambda optimizer: {"optimizer": optimizer},
+    "a dictionary with a scheduler": with_scheduler,
+    "a list of a dictionary": lambda optimizer: [with_scheduler(optimizer)],
+    "a tuple of a dictionary": lambda optimizer: (with_scheduler(optimizer),),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_an_optimizer_is_recognised_in_every_form(
+    form: Callable[[Optimizer], Any],
+    prices: Data,
+    trainer: Callable[..., Trainer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, y = prices
+    data = StackedData(X, y, {"train": [torch.arange(47)] * 2, "val": [torch.arange(9)] * 2}, 47, seed=0)
+    stacked = StackedModule(make_members(2))
+    for kind in (torch.optim.LBFGS, torch.optim.Adafactor):
+        monkeypatch.setattr(
+            PriceRegressor, "configure_optimizers", lambda self, kind=kind: form(kind(self.parameters()))
+        )
+        with pytest.raises(InputError, match=f"{kind.__name__} mixes"):
+            trainer(max_epochs=1).fit(stacked, data)
+    monkeypatch.setattr(
+        PriceRegressor, "configure_optimizers", lambda self: form(torch.optim.SGD(self.parameters(), lr=0.1))
+    )
+    trainer(max_epochs=1).fit(stacked, data)
+
+
+def test_a_second_optimizer_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
     stacked = StackedModule(make_members(2))
     monkeypatch.setattr(
-        PriceRegressor, "configure_optimizers", lambda self: torch.optim.LBFGS(self.parameters())
+        PriceRegressor,
+        "configure_optimizers",
+        lambda self: [kind(self.parameters(), lr=0.1) for kind in (torch.optim.SGD, torch.optim.LBFGS)],
     )
     with pytest.raises(InputError, match="LBFGS mixes"):
         stacked.configure_optimizers()
+
+
+def test_members_may_train_without_an_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PriceRegressor, "configure_optimizers", lambda self: None)
+    assert StackedModule(make_members(2)).configure_optimizers() is None
 
 
 def test_shapes_that_do_not_match() -> None:
