@@ -46,7 +46,9 @@ class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
             disable=not self._enabled,
         )
         total = None if trainer.max_epochs in (None, -1) else trainer.max_epochs
-        self._task = self._progress.add_task(self.title, total=total, metrics="")
+        # A fit that goes on from a checkpoint does not begin at epoch 0.
+        done = trainer.current_epoch
+        self._task = self._progress.add_task(self.title, total=total, completed=done, metrics="")
         self._progress.start()
         self._drawn = time.monotonic()
 
@@ -57,26 +59,32 @@ class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
         self._progress.update(self._task, advance=1)
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if last or time.monotonic() - self._drawn > 0.1:
-            prefix = getattr(pl_module, "log_prefix", "")  # the bar's title tells the fit
-            latest = {
-                name.removeprefix(prefix): value
-                for name, value in trainer.callback_metrics.items()
-                if name.startswith(prefix)
-            }
-            # Only what says most: the line is short.
-            names = [name for name in latest if not name.endswith("/loss")] or list(latest)
-            names = [name for name in names if not name.startswith("train/")] or names
-            metrics = "  ".join(f"{name} {latest[name]:.4g}" for name in names)
-            self._progress.update(self._task, metrics=metrics, refresh=True)
-            self._drawn = time.monotonic()
+            self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it stands, with the metrics that the last epoch's end logged."""
+        if self._progress is not None and self._enabled:
+            self._draw(trainer, pl_module)
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the bar as it stands, so that the message has a line of its own."""
         self._stop()
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._progress is not None
+        prefix = getattr(pl_module, "log_prefix", "")  # the bar's title names the fit
+        latest = {
+            name.removeprefix(prefix): value
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(prefix)
+        }
+        # The line is short: losses and training metrics only where there is nothing else.
+        names = [name for name in latest if not name.endswith("/loss")] or list(latest)
+        names = [name for name in names if not name.startswith("train/")] or names
+        metrics = "  ".join(f"{name} {latest[name]:.4g}" for name in names)
+        self._progress.update(self._task, metrics=metrics, refresh=True)
+        self._drawn = time.monotonic()
 
     def _stop(self) -> None:
         if self._progress is not None:
