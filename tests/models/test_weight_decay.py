@@ -226,12 +226,16 @@ def test_the_figures_of_section_3_7_over_five_seeds(trainer: Callable[..., Train
             found[name].append(fitted(make(), seed, trainer(max_epochs=10)))
     penalty = {name: statistics.median(norm**2 / 2 for norm, _ in of) for name, of in found.items()}
     loss = {name: statistics.median(val for _, val in of) for name, of in found.items()}
-    assert penalty["scratch 0"] == pytest.approx(0.009949, rel=0.3)
-    assert penalty["scratch 3"] == pytest.approx(0.001727, rel=0.5)
-    assert penalty["concise 3"] == pytest.approx(0.01378, rel=0.3)
-    for model in ("scratch", "concise"):
-        assert loss[f"{model} 3"] < loss[f"{model} 0"]
-        assert penalty[f"{model} 3"] < penalty[f"{model} 0"]
+    # One fit's penalty varies with the seed: the standard deviations over 30 seeds are 9 %, 14 % and 9 %.
+    for name, book, deviation in (
+        ("scratch 0", 0.009949, 0.09),
+        ("scratch 3", 0.001727, 0.14),
+        ("concise 3", 0.01378, 0.09),
+    ):
+        assert penalty[name] == pytest.approx(book, rel=2 * deviation), name  # the book's is one draw
+    for model, share in (("scratch", 0.8), ("concise", 0.3)):
+        assert loss[f"{model} 3"] < share * loss[f"{model} 0"]
+        assert penalty[f"{model} 3"] < 0.2 * penalty[f"{model} 0"]
 
 
 @pytest.mark.slow
