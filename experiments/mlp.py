@@ -56,7 +56,7 @@ def main(
     data = FashionMNIST(data_dir, batch_size, val_fraction, validate_on_test, run.seed, flip)
     if batch_norm:
         data.setup()
-        if len(data.rows["train"]) % batch_size == 1:
+        if batch_size == 1 or len(data.rows["train"]) % batch_size == 1:
             raise InputError(
                 f"batch_norm cannot train on the last row alone; choose another batch_size than {batch_size}"
             )

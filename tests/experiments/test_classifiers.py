@@ -148,10 +148,23 @@ def test_the_best_perceptron(tmp_path: Path) -> None:
     assert results["models"]["concise"]["test_accuracy"] >= 0.902
 
 
-def test_batch_norm_cannot_train_on_a_single_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = ["--data_dir", str(write(tmp_path / "data")), "--run_dir", str(tmp_path / "run")]
+# There are 50 training rows.
+@pytest.mark.parametrize(
+    ("batch_size", "alone"),
+    [(1, True), (7, True), (49, True), (48, False), (50, False)],
+)
+def test_batch_norm_cannot_train_on_a_single_row(
+    batch_size: int, alone: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data_dir", str(write(tmp_path / "data")), "--run_dir", str(tmp_path / "run")]
+    flags += ["--accelerator", "cpu", "--max_epochs", "1", "--hidden_sizes", "4"]
+    flags += ["--batch_norm", "true", "--batch_size", str(batch_size)]
+    if not alone:
+        run_experiment(load_experiment("mlp").main, flags)
+        return
     with pytest.raises(SystemExit) as stop:
-        run_experiment(load_experiment("mlp").main, [*data, "--batch_norm", "true", "--batch_size", "7"])
+        run_experiment(load_experiment("mlp").main, flags)
     assert stop.value.code == 2
-    assert "cannot train on the last row alone; choose another batch_size than 7" in capsys.readouterr().err
+    message = f"cannot train on the last row alone; choose another batch_size than {batch_size}\n"
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
