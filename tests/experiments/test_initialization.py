@@ -66,9 +66,11 @@ def test_variances_of_linear_layers_are_those_of_the_equation(initialization: An
     told = experiment.variances(model, X, y)
     # n sigma^2, forwards and backwards: the layers are square.
     factor = {"kaiming": 2.0, "default": 1 / 3}.get(initialization, 1.0)
-    assert told["activation_variance"][0] == pytest.approx(factor, rel=0.1)
-    for values, sign in ((told["activation_variance"], 1), (told["gradient_variance"], -1)):
-        assert values[-1] / values[0] == pytest.approx(factor ** (5 * sign), rel=0.35)
+    # Each tolerance is four standard deviations over seeds: gradients come from ten classes alone.
+    activations, gradients = told["activation_variance"], told["gradient_variance"]
+    assert activations[0] == pytest.approx(factor, rel=0.02)
+    assert activations[-1] / activations[0] == pytest.approx(factor**5, rel=0.045)
+    assert gradients[-1] / gradients[0] == pytest.approx(factor**-5, rel=0.19)
 
 
 def test_gradients_are_those_of_each_rows_loss() -> None:

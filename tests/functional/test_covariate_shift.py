@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from torchmetrics.functional.classification import binary_auroc
 
 from d2l_lightning.errors import InputError
+from d2l_lightning.functional import covariate_shift
 from d2l_lightning.functional.covariate_shift import (
     area_under_curve,
     effective_sample_size,
@@ -134,6 +135,57 @@ def test_the_least_p_value_and_the_greatest() -> None:
     assert permutation_p_value(low, high, 99, generator) == 0.01
     assert permutation_p_value(high, low, 99, generator) == 1
     assert permutation_p_value(torch.zeros(30), torch.zeros(30), 99, generator) == 1
+
+
+def p_value_by_pairs(source: torch.Tensor, target: torch.Tensor, keys: torch.Tensor) -> float:
+    """Deal scores to the smaller side by the greatest keys of each row, and count pairs one by one."""
+
+    def wins(theirs: torch.Tensor, ours: torch.Tensor) -> float:
+        differences = ours[:, None] - theirs
+        return ((differences > 0).double() + (differences == 0).double() / 2).sum().item()
+
+    both, smaller = torch.cat([source, target]), min(len(source), len(target))
+    observed, as_great = wins(source, target), 0
+    for row in keys:
+        order = row.argsort(descending=True)
+        chosen, rest = both[order[:smaller]], both[order[smaller:]]
+        dealt = wins(chosen, rest) if len(source) < len(target) else wins(rest, chosen)
+        as_great += dealt >= observed
+    return (1 + as_great) / (1 + len(keys))
+
+
+@pytest.mark.parametrize(("n", "m"), [(9, 5), (5, 9), (7, 7)])
+@pytest.mark.parametrize("chunk", [1, 14 * 7, 14 * 50, 14 * 51, 14 * 150])
+def test_the_p_value_does_not_depend_on_the_chunks(
+    n: int, m: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(covariate_shift, "CHUNK", chunk)  # from one permutation at a time to all 150
+    generator = torch.Generator().manual_seed(3)
+    source = torch.randint(6, (n,), generator=generator).double()
+    target = torch.randint(6, (m,), generator=generator).double() + 0.5
+    ours, theirs = torch.Generator().manual_seed(4), torch.Generator().manual_seed(4)
+    keys = torch.rand(150, n + m, generator=theirs)
+    expected = p_value_by_pairs(source, target, keys)
+    assert 0.05 < expected < 0.95
+    assert permutation_p_value(source, target, 150, ours) == expected
+    # All permutations were drawn, and nothing else.
+    assert torch.equal(ours.get_state(), theirs.get_state())
+
+
+def test_a_chunk_holds_no_more_scores_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, int]] = []
+    rand = torch.rand
+
+    def watched(*shape: int, **kwargs: Any) -> torch.Tensor:
+        shapes.append(shape)  # type: ignore[arg-type]
+        return rand(*shape, **kwargs)
+
+    monkeypatch.setattr(torch, "rand", watched)
+    for chunk, expected in ((65, [5] * 4), (66, [6, 6, 6, 2]), (10, [1] * 20), (220, [20]), (219, [19, 1])):
+        monkeypatch.setattr(covariate_shift, "CHUNK", chunk)
+        shapes.clear()
+        permutation_p_value(torch.arange(6.0), torch.arange(5.0), 20, torch.Generator().manual_seed(0))
+        assert shapes == [(rows, 11) for rows in expected], chunk
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The shares of classes solve their equation, on the simplex where the plain solution leaves it."""
 
+import math
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -60,6 +63,22 @@ def test_columns_of_the_confusion_matrix_are_mean_predictions() -> None:
     C = confusion_matrix(probabilities, torch.tensor([0, 0, 1, 1, 1]))
     expected = torch.tensor([[0.8, 0.2], [0.2, 0.8]], dtype=torch.float64)
     torch.testing.assert_close(C, expected, rtol=0, atol=1e-7)
+
+
+def rotation(angle: float) -> Tensor:
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    return turn.double()
+
+
+@pytest.mark.parametrize(("condition", "accepted"), [(999.9, True), (1000.1, False), (1e6, False)])
+def test_a_matrix_of_a_condition_of_1000_is_refused(condition: float, accepted: bool) -> None:
+    C = rotation(0.7) @ torch.diag(torch.tensor([1.0, 1 / condition]).double()) @ rotation(-0.7)
+    p = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    if accepted:
+        torch.testing.assert_close(label_distribution(C, C @ p), p)
+    else:
+        with pytest.raises(InputError, match=re.escape(f"(condition {condition:.3g})")):
+            label_distribution(C, C @ p)
 
 
 def test_bad_input() -> None:
