@@ -289,7 +289,7 @@ def test_many_masks_at_once() -> None:
     told = probabilities_under_dropout(model, X, 50)
     assert told.shape == (50, 6, 4)
     torch.testing.assert_close(told.sum(dim=2), torch.ones(50, 6))
-    assert (told.std(dim=0) > 0).any(dim=1).all()
+    assert told.std(dim=0).amax(dim=1).min() > 0.3
     assert not model.training
     sure = dropout_twins()[1].eval()
     expected = sure(X).softmax(dim=1).detach()
@@ -301,11 +301,11 @@ def test_many_masks_at_once() -> None:
 def test_masks_leave_what_batch_norm_has_learned(trainer: Callable[..., Trainer]) -> None:
     model = MLP(**SIZES, hidden_sizes=[16], dropouts=[0.5], batch_norm=True)
     trainer(max_epochs=3).fit(model, Blobs())
-    assert model.evaluated["val/accuracy"] > 0.5
+    assert model.evaluated["val/accuracy"] > 0.95
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.eval()
     told = probabilities_under_dropout(model, Blobs().X[:5], 20)
-    assert (told.std(dim=0) > 0).any()
+    assert told.std(dim=0).amax(dim=1).min() > 0.04
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
     assert not any(module.training for module in model.modules())
 

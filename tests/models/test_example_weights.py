@@ -103,7 +103,9 @@ def test_batches_of_any_size_lead_to_the_weighted_least_squares(batch_size: int,
     torch.manual_seed(0)
     trainer(max_steps={1: 8000, 10: 2500}.get(batch_size, 300), max_epochs=-1).fit(model, loader)
     w, b = model.get_w_b()
-    assert torch.cat([w, b[None]]).tolist() == pytest.approx([*exact.coef_, exact.intercept_], abs=0.12)
+    assert torch.cat([w, b[None]]).tolist() == pytest.approx(
+        [*exact.coef_, exact.intercept_], abs={500: 1e-4, 100: 0.03, 10: 0.03, 1: 0.06}[batch_size]
+    )
     plain = Reference().fit(X.numpy(), y.numpy())
     assert abs(plain.coef_[0] - exact.coef_[0]) > 0.8
 

@@ -151,7 +151,7 @@ def test_get_w_b_gives_copies_and_shapes_of_formulas() -> None:
         X = torch.randn(4, 3)
         torch.testing.assert_close(model(X).detach(), X @ w + b)
         w.zero_()
-        assert model.get_w_b()[0].abs().sum() > 0
+        assert not torch.equal(model.get_w_b()[0], w)
 
 
 @pytest.mark.parametrize(
@@ -221,10 +221,10 @@ def test_the_books_figures_over_five_seeds(trainer: Callable[..., Trainer]) -> N
         name: [statistics.median(of_one) for of_one in zip(*found, strict=True)]
         for name, found in errors.items()
     }
-    assert all(0.02 < error < 0.5 for error in medians["scratch"])
-    assert all(error < 0.05 for error in medians["concise"])
+    assert medians["scratch"] == pytest.approx([0.1408, 0.1493, 0.2130], abs=0.07)
+    assert all(error < 0.02 for error in medians["concise"])
     for before, after in zip(medians["scratch"], medians["longer"], strict=True):
-        assert after < before / 10
+        assert after < before / 50
 
 
 def test_a_column_of_targets_is_refused_not_broadcast() -> None:
