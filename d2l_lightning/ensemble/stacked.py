@@ -31,8 +31,9 @@ class StackedModule(SupervisedModule):
         names: What to call them; ``member_1`` and so on if not given.
 
     Raises:
-        InputError: If there are no members, they differ in more than weights and buffers, names do not go
-            with them, or their optimizer mixes the elements of a parameter.
+        InputError: If there are no members, they differ in more than weights and buffers, a parameter is
+            frozen in some of them alone, names do not go with them, or their optimizer mixes the elements of
+            a parameter.
     """
 
     def __init__(self, members: Sequence[SupervisedModule], names: Sequence[str] | None = None) -> None:
@@ -56,6 +57,9 @@ class StackedModule(SupervisedModule):
             owners = [member.get_submodule(path) for member in members]
             for name, parameter in owner._parameters.items():
                 if parameter is not None:
+                    if any(getattr(o, name).requires_grad is not parameter.requires_grad for o in owners):
+                        where = f"{path}.{name}" if path else name
+                        raise InputError(f"{where} is frozen in some members and trained in others")
                     values = torch.stack([getattr(o, name).detach() for o in owners])
                     owner._parameters[name] = nn.Parameter(values, parameter.requires_grad)
                     self._slots.append((owner._parameters, name))
@@ -159,6 +163,8 @@ class StackedModule(SupervisedModule):
         for k, hparams in enumerate(self.member_hparams):
             member = type(self.stacked)(**{name: hparams[name] for name in arguments if name in hparams})
             member.load_state_dict({name: value[k] for name, value in state.items()})
+            for name, parameter in self.stacked.named_parameters():
+                member.get_parameter(name).requires_grad_(parameter.requires_grad)
             members.append(member)
         return members
 

@@ -381,6 +381,36 @@ def test_shapes_that_do_not_match() -> None:
         StackedData(torch.zeros(5, 2), torch.zeros(4), {"train": [torch.arange(4)]}, 2, seed=0)
 
 
+@pytest.mark.parametrize("clip", [None, 0.1], ids=["unclipped", "clipped"])
+def test_a_frozen_parameter_stays_frozen(
+    clip: float | None, prices: Data, trainer: Callable[..., Trainer]
+) -> None:
+    members = make_members(2, hidden_sizes=[4, 3], log_price=True, lr=0.1, weight_decay=0.5)
+    frozen = ("net.0.weight", "net.3.bias")
+    for member in members:
+        for name in frozen:
+            member.get_parameter(name).requires_grad_(False)
+    alone = copy.deepcopy(members)
+    stacked = StackedModule(members)
+    X, y = prices
+    data = StackedData(X, y, {"train": [torch.arange(47)] * 2, "val": [torch.arange(9)] * 2}, 16, seed=0)
+    trainer(max_epochs=2, gradient_clip_val=clip).fit(stacked, data)
+    for k, (start, back) in enumerate(zip(alone, stacked.unstack(), strict=True)):
+        before = copy.deepcopy(start.state_dict())
+        trainer(max_epochs=2, gradient_clip_val=clip).fit(start, FoldAlone(data, k))
+        for name, parameter in back.named_parameters():
+            assert parameter.requires_grad is (name not in frozen), name
+            assert torch.equal(parameter, before[name]) is (name in frozen), name
+            torch.testing.assert_close(parameter, start.get_parameter(name), rtol=2e-4, atol=1e-5)
+
+
+def test_members_that_are_frozen_in_other_places_are_refused() -> None:
+    one, other = make_members(2)
+    other.net[-1].bias.requires_grad_(False)
+    with pytest.raises(InputError, match=r"net\.0\.bias is frozen in some members"):
+        StackedModule([one, other])
+
+
 class WeightedLoader(FoldLoader):
     """As FoldLoader, with the weights of the fold's rows."""
 
