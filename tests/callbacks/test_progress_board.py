@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import matplotlib.image
@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from d2l_lightning.callbacks import progress_board
 from d2l_lightning.callbacks.progress_board import ProgressBoard
 from d2l_lightning.data.regression import SyntheticRegressionData
 from d2l_lightning.ensemble.data import StackedData
@@ -239,3 +240,83 @@ def test_it_costs_one_hook_a_step() -> None:
 def test_bad_input(every_n: int) -> None:
     with pytest.raises(InputError, match="every_n must be positive"):
         ProgressBoard(every_n=every_n)
+
+
+def test_the_first_point_of_a_curve_decides_how_many_become_one() -> None:
+    board = ProgressBoard(live=False)
+    for i in range(5):
+        board.draw(i, 10 * i, "line", every_n=2 if i == 0 else 1)
+    assert board.curve("line") == ([0.5, 2.5, 4], [5, 25, 40])
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("val/loss", True),
+        ("a/val/loss", True),
+        ("other/loss", True),
+        ("val_loss", True),
+        ("a/val_loss", True),
+        ("train/loss", False),
+        ("a/train/loss", False),
+        ("val/loss/fold_1", False),
+        ("val/accuracy", False),
+        ("val/squared_loss", False),
+        ("train_loss", False),
+    ],
+)
+def test_without_names_losses_of_all_stages_but_training_are_drawn(
+    name: str, drawn: bool, trainer: Callable[..., Trainer]
+) -> None:
+    class Logs(LinearRegression):
+        def on_validation_epoch_end(self) -> None:
+            self.log(name, 0.25)
+
+    board = ProgressBoard(live=False)
+    data = SyntheticRegressionData(num_train=40, num_val=8)
+    trainer(max_epochs=2, callbacks=[board]).fit(Logs(2), data)
+    assert len(board.figure().axes[0].lines) == 1 + drawn
+    if drawn:
+        assert board.curve(name) == ([1, 2], [0.25, 0.25])
+
+
+def test_axes_are_linear_unless_asked_and_a_figure_has_a_legend() -> None:
+    for xscale, yscale in (("linear", "linear"), ("log", "linear"), ("linear", "log"), ("log", "log")):
+        board = ProgressBoard(xscale=xscale, yscale=yscale, live=False)  # type: ignore[arg-type]
+        for i in range(1, 200):
+            board.draw(i, i, "line")
+        (panel,) = board.figure().axes
+        assert (panel.get_xscale(), panel.get_yscale()) == (xscale, yscale)
+        assert [text.get_text() for text in panel.get_legend().get_texts()] == ["line"]
+    default = ProgressBoard(live=False)
+    default.draw(1, 1, "line")
+    (panel,) = default.figure().axes
+    assert (panel.get_xscale(), panel.get_yscale()) == ("linear", "linear")
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("epoch", "loss")
+
+
+def test_a_board_without_a_path_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: Callable[..., Trainer]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    board = ProgressBoard(live=False)
+    trainer(max_epochs=1, callbacks=[board]).fit(LinearRegression(2), SyntheticRegressionData(num_train=40))
+    board.write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_is_drawn_anew_at_most_once_in_the_refresh_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = Notebook("ZMQInteractiveShell")
+    for name, module in notebook.modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    now = 50.0
+    monkeypatch.setattr(progress_board, "time", SimpleNamespace(monotonic=lambda: now))
+    board = ProgressBoard(refresh_seconds=2)
+    shown = []
+    for now in (50.0, 51.0, 52.0, 52.5, 54.0, 54.75):
+        board.draw(now, now, "line")
+        shown.append(len(notebook.shown))
+    assert shown == [1, 1, 1, 2, 2, 3]
+    (after_cell,) = notebook.after_cell
+    after_cell()
+    assert len(notebook.shown) == 3  # all points are drawn already

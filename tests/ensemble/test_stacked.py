@@ -411,6 +411,14 @@ def test_members_that_are_frozen_in_other_places_are_refused() -> None:
         StackedModule([one, other])
 
 
+def test_members_with_the_same_rows_take_them_in_orders_of_their_own_unless_asked(prices: Data) -> None:
+    X, y = prices
+    rows = {"train": [torch.arange(47)] * 2, "val": [torch.arange(9)] * 2}
+    for flags, same in (({}, False), ({"same_order": False}, False), ({"same_order": True}, True)):
+        data = StackedData(X, y, rows, 8, seed=0, **flags)
+        assert all(torch.equal(y[0], y[1]) is same for _, y, _ in data.train_dataloader())
+
+
 class WeightedLoader(FoldLoader):
     """As FoldLoader, with the weights of the fold's rows."""
 
