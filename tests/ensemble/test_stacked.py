@@ -419,6 +419,27 @@ def test_members_with_the_same_rows_take_them_in_orders_of_their_own_unless_aske
         assert all(torch.equal(y[0], y[1]) is same for _, y, _ in data.train_dataloader())
 
 
+def test_losses_and_metrics_of_examples_that_are_shared_or_each_members_own(prices: Data) -> None:
+    X, y = prices
+    members = make_members(3, log_price=True, hidden_sizes=[4])
+    stacked = StackedModule(members)
+    own_X, own_y = torch.stack([X, 2 * X, X - 1]), torch.stack([y, y + 1, 3 * y])
+    for batch_X, batch_y in ((X, y), (own_X, own_y)):
+        losses, metrics = stacked.example_losses(batch_X, batch_y), stacked.example_metrics(batch_X, batch_y)
+        assert losses.shape == (3, 47)
+        for k, member in enumerate(members):
+            alone = (batch_X[k], batch_y[k]) if batch_y.ndim > 1 else (batch_X, batch_y)
+            torch.testing.assert_close(losses[k], member.example_losses(*alone))
+            for name, values in member.example_metrics(*alone).items():
+                torch.testing.assert_close(metrics[name][k], values)
+    weight = torch.rand(3, 47)
+    for given in (None, weight):
+        together = stacked.loss(own_X, own_y, given)
+        for k, member in enumerate(members):
+            expected = member.loss(own_X[k], own_y[k], None if given is None else given[k])
+            torch.testing.assert_close(together[k], expected)
+
+
 class WeightedLoader(FoldLoader):
     """As FoldLoader, with the weights of the fold's rows."""
 
