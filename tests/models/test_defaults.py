@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from d2l_lightning.errors import InputError
 from d2l_lightning.models.backpropagation import BackpropagationMLP
 from d2l_lightning.models.dropout_mlp import DropoutMLP, DropoutMLPScratch
 from d2l_lightning.models.linear_regression import LinearRegression, LinearRegressionScratch
@@ -84,3 +85,13 @@ def test_a_perceptron_has_no_extras_unless_asked() -> None:
 def test_settings_at_the_ends_of_their_ranges_are_accepted(make: Any) -> None:
     model = make()
     assert model(torch.ones(3, 1)).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DEFAULTS if "sigma" in DEFAULTS[kind][1]])
+def test_a_standard_deviation_is_not_negative(kind: Any) -> None:
+    arguments = {"num_inputs": 4, "sigma": -0.01}
+    given = (
+        {"lambd": 1.0} if kind in (WeightDecayScratch, Lasso) else {"wd": 1.0} if kind is WeightDecay else {}
+    )
+    with pytest.raises(InputError, match=r"sigma must not be negative; it is -0\.01"):
+        kind(**arguments, **given)

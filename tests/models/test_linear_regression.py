@@ -152,6 +152,8 @@ def test_get_w_b_gives_copies_and_shapes_of_formulas() -> None:
         torch.testing.assert_close(model(X).detach(), X @ w + b)
         w.zero_()
         assert not torch.equal(model.get_w_b()[0], w)
+        assert not w.requires_grad
+        assert not b.requires_grad
 
 
 @pytest.mark.parametrize(
