@@ -57,8 +57,7 @@ class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
         if self._progress is None or not self._enabled:
             return
         self._progress.update(self._task, advance=1)
-        last = trainer.current_epoch + 1 == trainer.max_epochs
-        if last or time.monotonic() - self._drawn > 0.1:
+        if time.monotonic() - self._drawn > 0.1:
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

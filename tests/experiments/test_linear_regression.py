@@ -3,6 +3,7 @@
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,8 +48,9 @@ def test_more_data_brings_the_analytic_solution_nearer(tmp_path: Path) -> None:
     amounts = run_results("linear_regression", tmp_path / "run", "--max_epochs", "1")["amounts"]
     assert (amounts["n"][0], amounts["n"][4], amounts["n"][-1]) == (5, 100, 10_000)
     for errors in (amounts["w_error"], amounts["b_error"]):
-        # As 1 / sqrt(n): 100 times the rows, 10 times the precision.
-        assert errors[4] / errors[-1] == pytest.approx(10, rel=0.5)
+        # As 1 / sqrt(n): 100 times the rows, 10 times the precision. Over seeds the slope varies by 0.035.
+        slope = np.polyfit(np.log(amounts["n"][2:]), np.log(errors[2:]), 1)[0]
+        assert slope == pytest.approx(-0.5, abs=0.09)
         assert errors[0] > errors[4]
 
 
