@@ -1,10 +1,12 @@
 """What several tests need: lean Trainers, tiny data, experiments as modules."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,12 +17,13 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
+import pandas as pd
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from d2l_lightning.data.fashion_mnist import SYSTEM_FOLDER
-from d2l_lightning.run import run_experiment
+from d2l_lightning.run import run_experiment, run_parser
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,3 +75,52 @@ def run_results(name: str, folder: Path, *flags: str) -> dict[str, Any]:
     assert report["experiment"] == name
     results: dict[str, Any] = report["results"]
     return results
+
+
+def own_flags(name: str) -> set[str]:
+    """Return the names of an experiment's flags, without those that all experiments share."""
+
+    def shared(run: object) -> None:
+        """Do nothing."""
+
+    own, others = (
+        {action.dest for action in run_parser(main, name)._actions}
+        for main in (load_experiment(name).main, shared)
+    )
+    return own - others
+
+
+def run_outputs(name: str, folder: Path, *flags: str) -> dict[str, Any]:
+    """Run an experiment and return everything that it leaves, apart from figures, by name.
+
+    The names are ``results/KEY/...``, ``metrics/COLUMN``, ``weights/CHECKPOINT``, ``hparams/CHECKPOINT/NAME``,
+    ``csv/FILE/COLUMN`` and, for the rows of printed tables, ``printed/FIRST CELL``.
+    """
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        results = run_results(name, folder, *flags)
+    outputs = dict(_leaves("results", results))
+    for path in folder.glob("*.csv"):
+        kind = "metrics" if path.stem == "metrics" else f"csv/{path.stem}"
+        table = pd.read_csv(path, dtype=str).fillna("")
+        outputs |= {f"{kind}/{column}": tuple(table[column]) for column in table if column != "step"}
+    for path in (folder / "checkpoints").glob("*.ckpt"):
+        checkpoint = torch.load(path, weights_only=True)
+        outputs[f"weights/{path.stem}"] = {k: v.tolist() for k, v in checkpoint["state_dict"].items()}
+        for key, value in checkpoint["hyper_parameters"].items():
+            outputs[f"hparams/{path.stem}/{key}"] = value
+    for line in text.getvalue().splitlines():
+        label, *cells = (cell.strip() for cell in line.strip("│┃").split("│"))
+        if cells:
+            outputs[f"printed/{label}"] = cells
+    return outputs
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = dict(enumerate(value, start=1))
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(f"{name}/{key}", item)
+    else:
+        yield name, value

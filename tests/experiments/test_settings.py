@@ -1,0 +1,431 @@
+"""Every flag of every experiment reaches all that it is for."""
+
+import gzip
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from d2l_lightning.data.kaggle_house import BUNDLED
+from tests.conftest import ROOT, own_flags, run_outputs
+from tests.data.test_fashion_mnist import write
+
+DOMAIN = "--domain_steps 6 --num_permutations 19"
+IMAGES = "--data_dir {images} --batch_size 16 --max_epochs 1"
+SPLIT = "--validate_on_test false --val_fraction 0.3"
+
+# For each experiment, flags of a quick run, and then, flag by flag, another value and what must change with
+# it: patterns of the names in `run_outputs`. Whatever matches one must change; without any pattern, something
+# must. Words after the value are flags that it needs.
+CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
+    (
+        "activations",
+        "",
+        {
+            "alpha": ("0.5", "results/pReLU/value", "results/pReLU/derivative"),
+            "reach": ("3", "results/*/x", "results/*/value"),
+        },
+    ),
+    (
+        "backpropagation",
+        f"{IMAGES} {SPLIT} --num_hiddens 6 --memory_batch_sizes 4 8 --memory_depths 1 2",
+        {
+            "num_hiddens": ("7", "weights/*", "hparams/*/num_hiddens", "results/memory/*/saved*"),
+            "activation": ("tanh", "weights/*", "hparams/*/activation"),
+            "lambd": ("0.1", "weights/*", "hparams/*/lambd"),
+            "batch_size": ("8", "weights/*", "results/memory/over_depth/*"),
+            "lr": ("0.2", "weights/*", "hparams/*/lr"),
+            "sigma": ("0.1", "weights/*", "hparams/*/sigma"),
+            "memory_batch_sizes": ("4 16", "results/memory/over_batch_size/*"),
+            "memory_depths": ("1 3", "results/memory/over_depth/*"),
+            "val_fraction": ("0.5", "weights/*", "metrics/*val*"),
+            "validate_on_test": ("true", "weights/*", "metrics/*val*"),
+            "data_dir": ("{other_images}", "weights/*", "metrics/*val*", "results/models/*/test_loss"),
+            "seed": ("1", "weights/*"),
+        },
+    ),
+    (
+        "bandits",
+        "--steps 60 --repeats 3",
+        {
+            "arms": ("0.1 0.9", "results/regret/*", "results/ucb_bound"),
+            "epsilons": ("0.2", "results/regret/eps*"),
+            "steps": ("70", "results/regret/*", "results/ucb_bound"),
+            "repeats": ("5", "results/regret/*"),
+            "seed": ("1", "results/regret/*"),
+        },
+    ),
+    (
+        "concept_shift",
+        "--num_rows 200",
+        {
+            "num_inputs": ("4", "results/*"),
+            "num_rows": ("150", "results/*"),
+            "turn": ("0.5", "results/frozen_error", "results/online_error"),
+            "noise": ("0.2", "results/*"),
+            "batch_size": ("5", "results/frozen_error", "results/online_error"),
+            "lr": ("0.02", "results/frozen_error", "results/online_error"),
+            "frozen_after": ("0.5", "results/*"),
+            "seed": ("1", "results/*"),
+        },
+    ),
+    (
+        "correct_shift",
+        "--source {tables}/source.csv --target {tables}/target.csv --label price --ignore Id cost "
+        f"--steps 6 --batch_size 16 {DOMAIN}",
+        {
+            "source": ("{tables}/other_source.csv", "csv/weights/weight", "csv/predictions/*corrected"),
+            "target": ("{tables}/other_target.csv", "csv/weights/weight", "csv/predictions/*corrected"),
+            "label": ("cost --ignore Id price", "csv/predictions/*corrected"),
+            "ignore": ("cost", "results/features", "csv/weights/weight", "csv/predictions/*corrected"),
+            "task": ("classification", "results/task", "csv/predictions/*corrected"),
+            "domain_hidden_sizes": ("4", "csv/weights/weight", "results/detector/auc"),
+            "domain_lr": ("0.1", "csv/weights/weight", "results/detector/auc"),
+            "domain_steps": ("60", "csv/weights/weight", "results/detector/auc"),
+            "k": ("3", "csv/weights/weight", "results/risk_*"),
+            "cap": ("1.05", "csv/weights/weight", "csv/predictions/corrected", "results/risk_corrected"),
+            "num_permutations": ("9", "results/detector/p_value"),
+            "lr": ("0.1", "weights/*", "hparams/*/lr", "csv/predictions/*corrected", "results/risk_*"),
+            "steps": ("40", "weights/*", "csv/predictions/*corrected", "results/risk_*"),
+            "batch_size": ("8", "weights/*", "csv/predictions/*corrected", "results/risk_*"),
+            "seed": ("1", "weights/*", "csv/weights/weight", "csv/predictions/*corrected", "results/risk_*"),
+        },
+    ),
+    (
+        "covariate_shift",
+        "--num_source 60 --num_target 40 --num_test 50 --trials 3 --trial_rows 20 --trial_epochs 2 "
+        f"--kind brightness --amount 0.1 {IMAGES} {DOMAIN}",
+        {
+            "num_inputs": ("4", "results/risk_*", "results/weight_correlation"),
+            "shift": ("0.5", "results/risk_*", "results/weight_correlation"),
+            "curvature": ("0.2", "results/risk_*"),
+            "noise": ("0.5", "results/risk_*"),
+            "num_source": ("70", "results/risk_*", "printed/rows of the source"),
+            "num_target": ("30", "results/weight_correlation", "printed/rows of the target"),
+            "num_test": ("40", "results/risk_*"),
+            "domain_hidden_sizes": ("4", "results/detector/auc", "results/weight_corr*", "printed/with*"),
+            "domain_lr": ("0.5", "results/detector/auc", "results/weight_corr*", "printed/without*"),
+            "domain_steps": ("60", "results/detector/auc", "results/weight_correlation"),
+            "k": ("3", "results/weight_correlation", "results/risk_corrected"),
+            "cap": ("1.01", "results/weight_correlation", "results/risk_corrected"),
+            "trials": ("4", "results/detector/trials", "printed/without shift"),
+            "trial_rows": ("10", "printed/with*"),
+            "trial_epochs": ("1", "printed/without*"),
+            "kind": ("noise", "printed/with shift"),
+            "amount": ("0.95", "printed/with shift"),
+            "num_permutations": ("9", "results/detector/p_value", "results/detector/power"),
+            "batch_size": ("8", "results/risk_*"),
+            "lr": ("0.1", "results/risk_*"),
+            "data_dir": ("{other_images}", "printed/with shift"),
+            "seed": ("1", "results/risk_*", "results/weight_correlation", "printed/with*"),
+        },
+    ),
+    (
+        "covariate_shift_houses",
+        f"--data_dir {{houses}} --max_epochs 1 {DOMAIN}",
+        {
+            "split_by": ("Neighborhood --neighborhoods NAmes", "results/risk_*"),
+            "year": ("1980", "results/risk_*", "printed/rows of the*"),
+            "domain_hidden_sizes": ("4", "results/detector/auc", "results/effective_sample_size"),
+            "domain_lr": ("0.5", "results/effective_sample_size", "results/risk_corrected"),
+            "domain_steps": ("60", "results/effective_sample_size", "results/risk_corrected"),
+            "k": ("3", "results/effective_sample_size", "results/risk_corrected"),
+            "cap": ("0.3", "results/effective_sample_size", "results/risk_corrected"),
+            "num_permutations": ("9", "results/detector/p_value"),
+            "hidden_sizes": ("4", "results/risk_*"),
+            "lr": ("0.1", "results/risk_*"),
+            "weight_decay": ("1", "results/risk_*"),
+            "batch_size": ("32", "results/risk_*"),
+            "data_dir": ("{other_houses}", "results/risk_*"),
+            "seed": ("1", "results/risk_*", "results/effective_sample_size"),
+        },
+    ),
+    (
+        "covariate_shift_houses",
+        f"--split_by Neighborhood --neighborhoods NAmes --data_dir {{houses}} --max_epochs 1 {DOMAIN}",
+        {"neighborhoods": ("NAmes OldTown", "results/risk_*", "printed/rows of the*")},
+    ),
+    (
+        "covariate_shift_images",
+        f"{IMAGES} --num_source 60 --source_share 0.3 --target_share 0.7 {DOMAIN}",
+        {
+            "kind": ("noise --amount 1", "results/risk_*"),
+            "amount": ("45", "results/risk_*"),
+            "source_share": ("0.4", "results/risk_*"),
+            "target_share": ("0.9", "results/risk_*"),
+            "num_source": ("50", "results/risk_*", "printed/rows of the source"),
+            "domain_hidden_sizes": ("4", "results/detector/auc", "results/weight_correlation"),
+            "domain_lr": ("0.5", "results/detector/auc", "results/weight_correlation"),
+            "domain_steps": ("60", "results/detector/auc", "results/weight_correlation"),
+            "k": ("3", "results/weight_correlation", "results/risk_corrected"),
+            "cap": ("1.01", "results/weight_correlation", "results/risk_corrected"),
+            "num_permutations": ("9", "results/detector/p_value"),
+            "lr": ("0.1", "results/risk_*"),
+            "batch_size": ("8", "results/risk_*"),
+            "data_dir": ("{other_images}", "results/risk_*"),
+            "seed": ("1", "results/risk_*", "results/weight_correlation"),
+        },
+    ),
+    (
+        "dropout",
+        f"{IMAGES} {SPLIT} --hidden_sizes 8 6 --dropouts 0.2 0.5 --num_masks 3 --variants with_decay",
+        {
+            "hidden_sizes": ("7 6", "weights/*", "hparams/*/hidden_sizes"),
+            "dropouts": ("0.3 0.5", "weights/*", "hparams/*/dropouts", "results/uncertainty/*e"),
+            "batch_size": ("8", "weights/*"),
+            "lr": ("0.1", "weights/*", "hparams/*/lr"),
+            "sigma": ("0.1", "weights/*", "hparams/*/sigma"),
+            "weight_decay": ("0.1", "weights/with_decay", "hparams/with_decay/weight_decay"),
+            "num_masks": ("2", "results/uncertainty/confidence", "results/uncertainty/spread"),
+            "variants": ("swapped", "results/models/with_decay/*", "results/models/swapped/*"),
+            "val_fraction": ("0.5", "weights/*", "metrics/*val*"),
+            "validate_on_test": ("true", "weights/*", "metrics/*val*"),
+            "data_dir": ("{other_images}", "weights/*", "metrics/*val*", "results/models/*/test_loss"),
+            "seed": ("1", "weights/*", "results/uncertainty/spread"),
+        },
+    ),
+    (
+        "initialization",
+        f"{IMAGES} {SPLIT} --num_layers 3 --width 6 --sigmas 0.1 --activations tanh --depths 1 "
+        "--num_matrices 3 --matrix_size 3",
+        {
+            "num_layers": ("4", "results/training/*/test_loss", "results/schemes/*/relu/*/last"),
+            "width": ("7", "results/training/*/test_loss", "results/schemes/*/relu/*/last"),
+            "activation": ("sigmoid", "results/training/*/test_loss", "results/schemes/*/sigmoid/*"),
+            "sigmas": ("0.2", "results/training/normal*/test_loss", "results/schemes/normal*/*"),
+            "activations": ("sigmoid", "results/schemes/*/tanh/*", "results/schemes/*/sigmoid/*"),
+            "num_matrices": ("4", "results/product_max_abs"),
+            "matrix_size": ("4", "results/product_max_abs"),
+            "batch_size": ("8", "results/training/*/test_loss", "results/symmetry/random/spread"),
+            "lr": ("0.5", "results/training/*/test_loss", "results/symmetry/random/spread"),
+            "val_fraction": ("0.5", "metrics/*val*loss", "results/training/*/test_loss"),
+            "validate_on_test": ("true", "metrics/*val*loss", "results/training/*/test_loss"),
+            "data_dir": ("{other_images}", "metrics/*val*loss", "results/training/*/test_loss"),
+            "seed": ("1", "results/training/*/test_loss", "results/product_max_abs"),
+        },
+    ),
+    (
+        "kaggle_house",
+        "--data_dir {houses} --max_epochs 2 --k 3 --hidden_sizes 4 --dropout 0.1 --batch_size 16 --lr 0.1",
+        {
+            "k": ("4", "results/folds/*", "weights/fold_*"),
+            "lr": ("0.2", "weights/*", "hparams/*/lr", "csv/submission/SalePrice"),
+            "weight_decay": ("1", "weights/*", "hparams/*/weight_decay", "csv/submission/SalePrice"),
+            "batch_size": ("8", "weights/*", "csv/submission/SalePrice"),
+            "shuffle_folds": ("true", "weights/fold_*", "results/folds/*"),
+            "log_price": ("true", "weights/*", "hparams/*/log_price", "csv/submission/SalePrice"),
+            "hidden_sizes": ("5", "weights/*", "hparams/*/hidden_sizes", "csv/submission/SalePrice"),
+            "dropout": ("0.5", "weights/*", "hparams/*/dropout", "csv/submission/SalePrice"),
+            "activation": ("tanh", "weights/*", "hparams/*/activation", "csv/submission/SalePrice"),
+            "statistics": ("train", "weights/*", "results/folds/*", "csv/submission/SalePrice"),
+            "data_dir": ("{other_houses}", "weights/*", "results/folds/*", "csv/submission/SalePrice"),
+            "seed": ("1", "weights/*", "csv/submission/SalePrice"),
+        },
+    ),
+    (
+        "label_shift",
+        "--data_dir {images} --batch_size 8 --max_epochs 5 --lr 0.5 --val_fraction 0.5 --num_target 60 "
+        "--hidden_sizes 16",
+        {
+            "hidden_sizes": ("12", "weights/*", "hparams/*/hidden_sizes"),
+            "concentration": ("1", "results/shares/target/*", "weights/after", "weights/oracle"),
+            "num_target": ("70", "results/total_variation", "weights/after", "weights/oracle"),
+            "soft": ("true", "results/condition", "results/total_variation", "weights/after"),
+            "batch_size": ("16", "weights/*"),
+            "lr": ("0.4", "weights/*", "hparams/*/lr"),
+            "sigma": ("0.05", "weights/*", "hparams/*/sigma"),
+            "val_fraction": ("0.4", "weights/*"),
+            "data_dir": ("{other_images}", "weights/*"),
+            "seed": ("1", "weights/*", "results/shares/target/*"),
+        },
+    ),
+    (
+        "linear_regression",
+        "--max_epochs 1 --num_train 40 --num_val 20 --loss huber",
+        {
+            "w": ("1 -2 3", "weights/*", "results/models/*", "results/amounts/w_error"),
+            "b": ("1", "weights/*", "results/models/*", "results/amounts/w_error"),
+            "noise": ("0.5", "weights/*", "results/models/*", "results/amounts/*_error"),
+            "num_train": ("50", "weights/*", "results/models/*"),
+            "num_val": ("10", "metrics/*val*"),
+            "batch_size": ("8", "weights/*"),
+            "lr": ("0.1", "weights/*", "hparams/*/lr"),
+            "sigma": ("0.5", "weights/*", "hparams/*/sigma"),
+            "loss": ("absolute", "weights/concise", "hparams/concise/loss"),
+            "huber_threshold": ("0.1", "weights/concise", "hparams/concise/huber_threshold"),
+            "seed": ("1", "weights/*", "results/models/*", "results/amounts/*_error"),
+        },
+    ),
+    (
+        "mlp",
+        f"{IMAGES} {SPLIT} --hidden_sizes 8",
+        {
+            "hidden_sizes": ("6", "weights/*", "hparams/scratch/num_hiddens", "hparams/concise/hidden_sizes"),
+            "activation": ("tanh", "weights/concise", "hparams/concise/activation"),
+            "initialization": ("kaiming", "weights/concise", "hparams/concise/initialization"),
+            "sigma": ("0.1", "weights/*", "hparams/*/sigma"),
+            "dropouts": ("0.5", "weights/concise", "hparams/concise/dropouts"),
+            "batch_norm": ("true", "weights/concise", "hparams/concise/batch_norm"),
+            "label_smoothing": ("0.1", "weights/concise", "hparams/concise/label_smoothing"),
+            "batch_size": ("8", "weights/*"),
+            "optimizer": ("adamw", "weights/concise", "hparams/concise/optimizer"),
+            "lr": ("0.2", "weights/*", "hparams/*/lr"),
+            "schedule": ("one_cycle", "weights/concise", "hparams/concise/schedule"),
+            "weight_decay": ("0.1", "weights/concise", "hparams/concise/weight_decay"),
+            "flip": ("true", "weights/*"),
+            "val_fraction": ("0.5", "weights/*", "metrics/*val*"),
+            "validate_on_test": ("true", "weights/*", "metrics/*val*"),
+            "data_dir": ("{other_images}", "weights/*", "metrics/*val*", "results/models/*/test_loss"),
+            "seed": ("1", "weights/*"),
+        },
+    ),
+    (
+        "normal_distribution",
+        "",
+        {
+            "means": ("0 0 2", "results/densities/3/mean"),
+            "stds": ("1 2 3", "results/densities/3/std", "results/densities/3/peak"),
+            "noise": ("0.5", "results/weights/*"),
+            "seed": ("1", "results/weights/*"),
+        },
+    ),
+    (
+        "polynomial_regression",
+        "--max_epochs 1 --degrees 3 1 --epochs 2 2 --max_degree 3 --num_train 30 --num_val 20",
+        {
+            "w": ("4 1.2 -3.4 5.6", "weights/degree_1", "results/half_squared/*", "results/selection/*_loss"),
+            "noise": ("1", "weights/*", "results/selection/*_loss", "results/exact/*", "results/amounts/*_loss"),
+            "num_train": ("40", "weights/*", "results/selection/*_loss", "results/exact/*"),
+            "num_val": ("10", "results/fits/*/test_loss", "results/exact/test_loss"),
+            "degrees": ("3 2", "results/fits/1/*", "results/fits/2/*", "results/amounts/2/*"),
+            "epochs": ("3 2", "weights/degree_3*"),
+            "batch_size": ("5", "weights/*", "results/selection/*_loss"),
+            "lr": ("0.02", "weights/*", "hparams/*/lr", "results/selection/*_loss"),
+            "sigma": ("0.1", "weights/*", "hparams/*/sigma", "results/selection/*_loss"),
+            "loss": ("half_squared", "weights/degree_1", "hparams/degree_1/loss", "results/selection/*_loss"),
+            "k": ("3", "results/selection/*_loss"),
+            "max_degree": ("2", "results/selection/*_loss", "results/exact/*"),
+            "seed": ("1", "weights/*", "results/selection/*_loss", "results/exact/*", "results/amounts/*_loss"),
+        },
+    ),
+    (
+        "softmax_regression",
+        f"{IMAGES} {SPLIT}",
+        {
+            "batch_size": ("8", "weights/*"),
+            "lr": ("0.2", "weights/*", "hparams/*/lr"),
+            "sigma": ("0.1", "weights/*", "hparams/*/sigma"),
+            "val_fraction": ("0.5", "weights/*", "metrics/*val*"),
+            "validate_on_test": ("true", "weights/*", "metrics/*val*"),
+            "data_dir": ("{other_images}", "weights/*", "metrics/*val*", "results/models/*/test_loss"),
+            "seed": ("1", "weights/*"),
+        },
+    ),
+    ("vectorization", "--n 2 3", {"n": ("2 4", "results/n")}),
+    (
+        "weight_decay",
+        "--max_epochs 1 --num_inputs 12 --num_train 10 --num_val 8 --path_members 3 --l1_lambdas 0.5",
+        {
+            "num_inputs": ("11", "results/fits/*loss", "results/path/*_loss", "results/path/w_norm"),
+            "num_train": ("15", "results/fits/*loss", "results/path/*_loss", "results/path/w_norm"),
+            "num_val": ("9", "results/fits/*val_loss", "results/path/val_loss"),
+            "batch_size": ("2", "results/fits/*loss", "results/path/*_loss", "results/path/w_norm"),
+            "lr": ("0.03", "results/fits/*loss", "results/path/*_loss", "results/path/w_norm"),
+            "sigma": ("0.1", "results/fits/1/*loss", "results/fits/[256]/*loss", "results/path/*_loss"),
+            "concise_sigma": ("0.5", "results/fits/[34]/*loss"),
+            "concise_loss": ("half_squared", "results/fits/[34]/*loss"),
+            "lambdas": ("0 2", "results/fits/2/*loss", "results/fits/4/*loss", "results/fits/[24]/lambda"),
+            "l1_lambdas": ("0.4", "results/fits/[56]/*loss", "results/fits/[56]/lambda"),
+            "path_members": ("4", "results/path/*"),
+            "path_from": ("0.3", "results/path/*"),
+            "path_to": ("3", "results/path/*"),
+            "book": ("4.5", "printed/model", "printed/scratch"),
+            "seed": ("1", "results/fits/*loss", "results/path/*_loss", "results/path/w_norm"),
+        },
+    ),
+]
+# Flags that change no output have tests of their own below.
+SPECIAL = {"linear_regression": {"loader"}, "vectorization": {"repeats"}, "initialization": {"depths"}}
+EXPERIMENTS = sorted({path.stem for path in (ROOT / "experiments").glob("*.py")} - {"benchmark"})
+
+
+def houses(folder: Path, first: int) -> Path:
+    """Write every twelfth of the houses, beginning with a given one."""
+    folder.mkdir()
+    for kind in ("train", "test"):
+        with gzip.open(BUNDLED / f"kaggle_house_pred_{kind}.csv.gz", "rt") as stream:
+            header, *lines = stream.readlines()
+        (folder / f"{kind}.csv").write_text("".join([header, *lines[first::12]]))
+    return folder
+
+
+def tables(folder: Path) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for prefix, shift in (("", 0.5), ("other_", 0.8)):
+        for name, n, mean in (("source", 60, 0.0), ("target", 40, shift)):
+            table = pd.DataFrame({"Id": range(n), "size": rng.normal(mean, 1, n), "age": rng.normal(0, 1, n)})
+            if name == "source":
+                table["price"] = (3 * table["size"] + rng.normal(0, 1, n)).round()
+                table["cost"] = table["age"] + table["size"] ** 2
+            table.to_csv(folder / f"{prefix}{name}.csv", index=False)
+    return folder
+
+
+class Runs:
+    """Runs experiments in a folder, each with the same flags once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.found: dict[tuple[str, str], dict[str, Any]] = {}
+        self.places = {
+            "images": write(folder / "images", (120, 40)),
+            "other_images": write(folder / "other_images", (123, 41)),
+            "houses": houses(folder / "houses", 0),
+            "other_houses": houses(folder / "other_houses", 1),
+            "tables": tables(folder / "tables"),
+        }
+
+    def __call__(self, name: str, flags: str) -> dict[str, Any]:
+        key = name, flags
+        if key not in self.found:
+            words = flags.format(**self.places).split()
+            self.found[key] = run_outputs(name, self.folder / "runs" / str(len(self.found)), *words)
+        return self.found[key]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    with pytest.MonkeyPatch.context() as patch:
+        # Most of the time would go into pictures that nobody looks at.
+        patch.setattr(Figure, "savefig", lambda self, path: Path(path).write_bytes(b""))
+        patch.setenv("COLUMNS", "200")
+        yield Runs(tmp_path_factory.mktemp("settings"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_table_has_every_flag(name: str) -> None:
+    tested = [flag for case, _, changes in CASES if case == name for flag in changes if flag != "seed"]
+    assert sorted([*tested, *SPECIAL.get(name, ())]) == sorted(own_flags(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "flag", "change"),
+    [(name, flags, flag, change) for name, flags, changes in CASES for flag, change in changes.items()],
+    ids=[f"{name}-{flag}" for name, _, changes in CASES for flag in changes],
+)
+def test_a_flag_changes_what_it_is_for(
+    name: str, flags: str, flag: str, change: tuple[str, ...], runs: Runs
+) -> None:
+    value, *patterns = change
+    before, after = runs(name, flags), runs(name, f"{flags} --{flag} {value}")
+    for pattern in patterns:
+        matching = [key for key in {**before, **after} if fnmatchcase(key, pattern)]
+        assert matching, pattern
+        same = [key for key in matching if key in before and key in after and before[key] == after[key]]
+        assert not same, same
