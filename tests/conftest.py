@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,8 +94,9 @@ def own_flags(name: str) -> set[str]:
 def run_outputs(name: str, folder: Path, *flags: str) -> dict[str, Any]:
     """Run an experiment and return everything that it leaves, apart from figures, by name.
 
-    The names are ``results/KEY/...``, ``metrics/COLUMN``, ``weights/CHECKPOINT``, ``hparams/CHECKPOINT/NAME``,
-    ``csv/FILE/COLUMN`` and, for the rows of printed tables, ``printed/FIRST CELL``.
+    The names are ``results/KEY/...``, ``metrics/COLUMN``, ``weights/CHECKPOINT``,
+    ``hparams/CHECKPOINT/NAME``, ``csv/FILE/COLUMN`` and, for the rows of printed tables,
+    ``printed/FIRST CELL``.
     """
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
@@ -110,9 +112,9 @@ def run_outputs(name: str, folder: Path, *flags: str) -> dict[str, Any]:
         for key, value in checkpoint["hyper_parameters"].items():
             outputs[f"hparams/{path.stem}/{key}"] = value
     for line in text.getvalue().splitlines():
-        label, *cells = (cell.strip() for cell in line.strip("│┃").split("│"))
+        label, *cells = (cell.strip() for cell in re.split("[│┃]", line.strip("│┃")))
         if cells:
-            outputs[f"printed/{label}"] = cells
+            outputs.setdefault(f"printed/{label}", []).append(cells)
     return outputs
 
 
