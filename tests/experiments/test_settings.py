@@ -25,7 +25,7 @@ SYNTHETIC = "--num_source 60 --num_target 40 --num_test 50"
 TRIALS = "--trials 3 --trial_rows 20 --trial_epochs 2 --kind brightness --amount 0.1 --data_dir {more_images}"
 IMAGES = "--data_dir {images} --batch_size 16 --max_epochs 1"
 DEEP = "--num_layers 3 --width 6 --sigmas 0.1 --activations tanh --depths 1"
-LEARNED = "--data_dir {images} --batch_size 4 --max_epochs 5 --lr 0.5 --sigma 0.1"
+LEARNED = "--data_dir {more_images} --batch_size 4 --max_epochs 5 --lr 0.5 --sigma 0.1"
 SPLIT = "--validate_on_test false --val_fraction 0.3"
 
 # For each experiment, flags of a quick run, and then, flag by flag, another value and what must change with
@@ -128,7 +128,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "num_permutations": ("9", "results/detector/p_value", "results/detector/power"),
             "batch_size": ("8", "results/risk_*"),
             "lr": ("0.1", "results/risk_*"),
-            "data_dir": ("{other_images}", "printed/with shift"),
+            "data_dir": ("{other_more_images}", "printed/with shift"),
             "seed": ("1", "results/risk_*", "results/weight_correlation", "printed/with*"),
         },
     ),
@@ -164,7 +164,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
     ),
     (
         "covariate_shift_images",
-        f"{IMAGES} --num_source 60 --source_share 0.3 --target_share 0.7 {DOMAIN}",
+        f"{IMAGES} --data_dir {{more_images}} --num_source 60 --source_share 0.3 --target_share 0.7 {DOMAIN}",
         {
             "kind": ("noise --amount 1", "results/risk_*"),
             "amount": ("45", "results/risk_*"),
@@ -179,7 +179,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "num_permutations": ("9", "results/detector/p_value"),
             "lr": ("0.1", "results/risk_*"),
             "batch_size": ("8", "results/risk_*"),
-            "data_dir": ("{other_images}", "results/risk_*"),
+            "data_dir": ("{other_more_images}", "results/risk_*"),
             "seed": ("1", "results/risk_*", "results/weight_correlation"),
         },
     ),
@@ -250,7 +250,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "lr": ("0.4", "weights/*", "hparams/*/lr"),
             "sigma": ("0.05", "weights/*", "hparams/*/sigma"),
             "val_fraction": ("0.4", "weights/*"),
-            "data_dir": ("{other_images}", "weights/*"),
+            "data_dir": ("{other_more_images}", "weights/*"),
             "seed": ("2", "weights/*", "results/shares/target/shirt"),
         },
     ),
@@ -406,9 +406,10 @@ class Runs:
         self.folder = folder
         self.found: dict[tuple[str, str], dict[str, Any]] = {}
         self.places = {
-            "images": write(folder / "images", (120, 12)),
+            "images": write(folder / "images", (120, 4)),
             "more_images": write(folder / "more_images", (120, 40)),
-            "other_images": write(folder / "other_images", (123, 47)),
+            "other_images": write(folder / "other_images", (123, 5)),
+            "other_more_images": write(folder / "other_more_images", (123, 47)),
             "houses": houses(folder / "houses", 0),
             "other_houses": houses(folder / "other_houses", 1),
             "tables": tables(folder / "tables"),
