@@ -222,7 +222,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
     ),
     (
         "kaggle_house",
-        "--data_dir {houses} --max_epochs 2 --k 3 --hidden_sizes 4 --dropout 0.1 --batch_size 16 --lr 0.1",
+        "--data_dir {houses} --max_epochs 2 --k 3 --hidden_sizes 4 --batch_size 16 --lr 0.1",
         {
             "k": ("4", "results/folds/*", "weights/fold_*"),
             "lr": ("0.2", "weights/*", "hparams/*/lr", "csv/submission/SalePrice"),
