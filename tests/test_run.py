@@ -271,30 +271,6 @@ def test_hidden_sizes_make_a_perceptron(cli: Cli, tmp_path: Path, words: list[st
     assert model.hparams["activation"] == "gelu"
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--statistics", "train"],
-        ["--shuffle_folds", "true"],
-        ["--gradient_clip_val", "1.0"],
-        ["--precision", "64-true"],
-        ["--check_val_every_n_epoch", "2"],
-        ["--fast_dev_run", "true"],
-        ["--enable_progress_bar", "false"],
-        ["--max_steps", "3"],
-        ["--deterministic", "true"],
-        ["--num_sanity_val_steps", "1"],
-        ["--batch_size", "5000"],
-        ["--profiler", "simple"],
-    ],
-    ids=lambda flags: flags[0],
-)
-def test_flags_that_work(cli: Cli, tmp_path: Path, flags: list[str]) -> None:
-    assert cli(*QUICK, *flags, "--run_dir", "run") == 0
-    results = read_results(tmp_path / "run")["results"]
-    assert 0 < results["val_log_rmse"] < 15
-
-
 def test_shuffled_folds_differ_from_contiguous_ones(finished: Path, cli: Cli, tmp_path: Path) -> None:
     assert cli(*QUICK, "--shuffle_folds", "true", "--run_dir", "run") == 0
     shuffled = read_results(tmp_path / "run")["results"]

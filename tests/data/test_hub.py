@@ -187,7 +187,12 @@ def test_download_all_in_the_hubs_order(server: Server, tmp_path: Path) -> None:
     DATA_HUB.clear()
     server.offer("/b.csv", b"b", name="b")
     server.offer("/a.csv", b"a", name="a")
-    assert [path.read_bytes() for path in download_all(tmp_path)] == [b"b", b"a"]
+    paths = download_all(tmp_path)
+    assert [path.read_bytes() for path in paths] == [b"b", b"a"]
+    assert [path.name for path in paths] == ["b.csv", "a.csv"]
+    assert all(path.is_relative_to(tmp_path) for path in paths)
+    assert paths == [download("b", tmp_path), download("a", tmp_path)]
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("function", [download, download_extract])

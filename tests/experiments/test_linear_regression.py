@@ -54,21 +54,33 @@ def test_more_data_brings_the_analytic_solution_nearer(tmp_path: Path) -> None:
         assert errors[0] > errors[4]
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--num_train", "4", "--batch_size", "32"],
-        ["--num_val", "0"],
-        ["--noise", "0"],
-        ["--sigma", "0"],
-        ["--gradient_clip_val", "0.5"],
-    ],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("flags", [["--num_val", "0"], ["--noise", "0"], ["--sigma", "0"]], ids=" ".join)
 def test_edges(tmp_path: Path, flags: list[str]) -> None:
     results = run_results("linear_regression", tmp_path / "run", "--max_epochs", "9", *flags)
     off = {name: max(map(abs, [*of["w_error"], of["b_error"]])) for name, of in results["models"].items()}
     assert set(off) == {"scratch", "concise", "analytic"}
-    rows = 4 if "--num_train" in flags else 1000
-    assert off["analytic"] < (1e-5 if "--noise" in flags else 0.1 / rows**0.5)
-    assert off["concise"] < (4.5 if rows == 4 or "--gradient_clip_val" in flags else 0.01)  # starts at 4.2
+    assert off["analytic"] < (1e-5 if "--noise" in flags else 0.003)
+    assert off["concise"] < 0.01
+    assert off["scratch"] < 0.01
+
+
+@pytest.mark.parametrize("rows", [4, 1000])
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_full_batches_from_zero_are_gradient_descent(rows: int, clip: float | None, tmp_path: Path) -> None:
+    flags = ["--num_train", str(rows), "--batch_size", "1000", "--sigma", "0", "--max_epochs", "9"]
+    flags += [] if clip is None else ["--gradient_clip_val", str(clip)]
+    results = run_results("linear_regression", tmp_path / "run", *flags)
+    data = SyntheticRegressionData([2.0, -3.4], 4.2, num_train=rows, seed=0)
+    X = torch.nn.functional.pad(data.X[:rows], (0, 1), value=1.0).double()
+    y = data.y[:rows].double()
+    # The model from scratch has half the squared error.
+    for name, factor in (("scratch", 1.0), ("concise", 2.0)):
+        w = torch.zeros(3).double()
+        for _ in range(9):
+            gradient = factor * X.T @ (X @ w - y) / rows
+            if clip is not None:
+                gradient *= min(1.0, clip / gradient.norm().item())
+            w -= 0.03 * gradient
+        found = results["models"][name]
+        expected = [2 - w[0].item(), -3.4 - w[1].item(), 4.2 - w[2].item()]
+        assert [*found["w_error"], found["b_error"]] == pytest.approx(expected, abs=1e-4)
