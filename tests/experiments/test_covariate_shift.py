@@ -4,8 +4,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from d2l_lightning.data.kaggle_house import BUNDLED
 from d2l_lightning.run import run_experiment
 from tests.conftest import load_experiment, needs_fashion_mnist, run_results
 from tests.data.test_fashion_mnist import write
@@ -69,8 +72,9 @@ def test_what_a_run_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert set(told) == KEYS
     detector = told["detector"]
     assert set(detector) == {"auc", "p_value", "false_alarm_rate", "power", "trials"}
-    assert detector["false_alarm_rate"] <= 0.3
-    assert detector["power"] > 0.9
+    # Of 20 tests at level 0.05, four alarms or more come once in 60 times.
+    assert detector["false_alarm_rate"] <= 0.15
+    assert detector["power"] == 1
     for name in ("weights", "risk", "fits", "detector"):
         assert (tmp_path / "run" / "figures" / f"{name}.png").exists()
     said = capsys.readouterr().out
@@ -103,7 +107,12 @@ def test_houses_that_the_source_knows_nothing_of(tmp_path: Path, capsys: pytest.
         "--domain_steps",
         "50",
     ]
-    assert run_results("covariate_shift_houses", tmp_path / "other", *other)["risk_oracle"] > 0
+    risks = run_results("covariate_shift_houses", tmp_path / "other", *other)
+    table = pd.read_csv(BUNDLED / "kaggle_house_pred_train.csv.gz")
+    prices = np.log(table["SalePrice"][table["Neighborhood"] == "NAmes"])
+    for name in ("uncorrected", "corrected", "oracle"):
+        # Better than a constant; none of them can be without error.
+        assert 0.001 < risks[f"risk_{name}"] < 0.9 * prices.var() / 2
 
 
 @pytest.mark.slow
