@@ -116,7 +116,7 @@ def stacked_order(same: bool, member: int) -> Consumer:
     return order
 
 
-SIDES = torch.arange(40.0).view(20, 2) / 10, torch.arange(36.0).view(18, 2) / 10
+SIDES = torch.arange(40.0).view(20, 2) / 10, torch.arange(40.0, 76).view(18, 2) / 10
 LOGISTIC = domain_classifier(2)
 
 
@@ -137,7 +137,7 @@ def shift(function: Any, take: Callable[[Any], Any]) -> Consumer:
 
 def orders(data: Any) -> Tensor:
     data.trainer = None
-    # Where each row stands among those of the first member, so that folds do not matter.
+    # Where each row stands among those of its member, so that it does not matter which these are.
     rows = data.rows["train"][0]
     places = {tuple(data.X[row].tolist()): place for place, row in enumerate(rows)}
     X = next(iter(data.train_dataloader()))[0][0]
