@@ -10,6 +10,7 @@ import torch
 from d2l_lightning.data.fashion_mnist import LABELS
 from d2l_lightning.data.label_shift import LabelShiftedFashionMNIST
 from d2l_lightning.errors import InputError
+from d2l_lightning.models.mlp import MLP
 from d2l_lightning.run import run_experiment
 from tests.conftest import load_experiment, needs_fashion_mnist, run_results
 from tests.data.test_fashion_mnist import write
@@ -66,6 +67,30 @@ def test_what_a_run_tells(soft: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert results["condition"] >= 1
     assert (tmp_path / "run" / "figures" / "shares.png").exists()
     assert "Total variation distance" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_the_estimate_is_what_the_first_model_predicts_for_held_out_rows_and_target(
+    soft: bool, tmp_path: Path
+) -> None:
+    flags = [*quick(tmp_path / "data"), "--max_epochs", "4", "--val_fraction", "0.3", "--sigma", "0.1"]
+    results = run_results("label_shift", tmp_path / "run", *flags, "--soft", str(soft).lower())
+    model = MLP.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "before.ckpt").eval()
+    data = LabelShiftedFashionMNIST(str(tmp_path / "data"), val_fraction=0.3, num_target=500)
+    data.setup()
+    predicted = {}
+    for stage in ("val", "test"):
+        with torch.no_grad():
+            logits = model(data.examples(data.rows[stage])[0])
+        choices = torch.eye(10)[logits.argmax(dim=1)]
+        predicted[stage] = (logits.softmax(dim=1) if soft else choices).double()
+    held_out = data.labels[data.rows["val"]]
+    # Column j: the mean prediction for rows of class j (eq. 4.9.8).
+    C = torch.stack([predicted["val"][held_out == j].mean(dim=0) for j in range(10)], dim=1)
+    assert results["condition"] == pytest.approx(torch.linalg.cond(C).item(), rel=1e-3)
+    solved = torch.linalg.solve(C, predicted["test"].mean(dim=0)).clamp(min=0)
+    estimated = torch.tensor(list(results["shares"]["estimated"].values())).double()
+    torch.testing.assert_close(estimated, solved / solved.sum(), rtol=0, atol=1e-3)
 
 
 def test_a_classifier_that_tells_nothing_apart_is_refused(
