@@ -1,4 +1,4 @@
-"""The one error that tells a person, not a programmer, what to put right, and the checks that many share."""
+"""Errors that a user can correct, and checks of arguments that raise them."""
 
 import math
 from typing import TYPE_CHECKING, Any, get_args
@@ -8,54 +8,50 @@ if TYPE_CHECKING:
 
 
 class InputError(ValueError):
-    """Something that was handed in cannot be used: the message names it and says what to do.
+    """An argument, flag or file cannot be used: the message names it and says what to do.
 
-    On the command line it becomes one line and exit status 2 (see ``run.run_experiment``).
+    The command line prints the message as one line and exits with status 2, see ``runs.cli.run_experiment``.
     """
 
 
 class DivergenceError(InputError):
-    """A model's loss is no number any more."""
+    """The loss or a metric of a model is infinite or not a number."""
 
 
 def require_positive(**values: float) -> None:
-    """Raise an InputError that names the first of these arguments that is not positive or not finite."""
+    """Raise an InputError that names the first argument that is not positive or not finite."""
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise InputError(f"{name} must be positive{' and finite' * (value == math.inf)}, not {value}")
 
 
 def require_not_negative(**values: float) -> None:
-    """Raise an InputError that names the first of these arguments that is negative or not finite."""
+    """Raise an InputError that names the first argument that is negative or not finite."""
     for name, value in values.items():
-        if not value >= 0 or value == math.inf:
+        if not 0 <= value < math.inf:
             wanted = "be finite" if value == math.inf else "not be negative"
             raise InputError(f"{name} must {wanted}; it is {value}")
 
 
 def require_known(what: str, name: str, known: Any) -> None:
-    """Raise an InputError that lists the known names, those of a ``Literal``, if this is none of them."""
+    """Raise an InputError that lists the known names, a ``Literal`` type, if the name is not among them."""
     if name not in get_args(known):
         raise InputError(f"{what} must be one of {', '.join(get_args(known))}, not {name!r}")
 
 
 def require_same_shape(**values: "Tensor") -> None:
-    """Raise an InputError that names these two tensors if their shapes differ.
-
-    ``(B, 1)`` against ``(B,)`` would broadcast to ``(B, B)`` without a word.
-    """
-    (name, value), (other, against) = values.items()
-    if value.shape != against.shape:
-        raise InputError(
-            f"{name} of shape {tuple(value.shape)} does not go with {other} of shape {tuple(against.shape)}"
-        )
+    """Raise an InputError if two tensors differ in shape: ``(B, 1)`` and ``(B,)`` broadcast to ``(B, B)``."""
+    (name, value), (other, expected) = values.items()
+    shape, expected_shape = tuple(value.shape), tuple(expected.shape)
+    if shape != expected_shape:
+        raise InputError(f"{name} of shape {shape} does not go with {other} of shape {expected_shape}")
 
 
 def require_finite(**values: "Tensor") -> None:
-    """Raise an InputError that names the first element of these tensors that is infinite or not a number."""
+    """Raise an InputError that names the first element that is infinite or not a number."""
     for name, value in values.items():
         wrong = (~value.isfinite()).nonzero()
         if len(wrong):
-            place = wrong[0].tolist()
-            shown = f"{name}{place}" if place else name
-            raise InputError(f"{shown} must be a finite number, not {value[tuple(place)].item()}")
+            index = wrong[0].tolist()
+            element = f"{name}{index}" if index else name
+            raise InputError(f"{element} must be a finite number, not {value[tuple(index)].item()}")

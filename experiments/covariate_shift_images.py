@@ -1,66 +1,35 @@
-"""Covariate shift of images: clothes that are turned, noisy or of another brightness (4.9.3)."""
+"""Covariate shift of images: clothes that are rotated, noisy or of another brightness (4.9.3)."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any
 
-from d2l_lightning.data.covariate_shift import ShiftedFashionMNIST
+from d2l_lightning.data.shifted_images import ShiftedFashionMNIST
 from d2l_lightning.models.softmax_regression import SoftmaxRegression
-from d2l_lightning.run import Run, run_experiment
-from d2l_lightning.shift.comparison import DomainSettings, correct_and_compare
+from d2l_lightning.runs.cli import run_experiment
+from d2l_lightning.runs.run import Run
+from d2l_lightning.shift.comparison import compare, comparison_report
+from d2l_lightning.shift.domain import DomainSettings
+
+
+def softmax_regression(**model: Any) -> SoftmaxRegression:
+    """Return softmax regression for the images."""
+    return SoftmaxRegression(784, 10, **model)
 
 
 def main(
     run: Run,
-    kind: Literal["rotation", "noise", "brightness"],
-    amount: float,
-    source_share: float,
-    target_share: float,
-    num_source: int,
-    domain_hidden_sizes: list[int],
-    domain_lr: float,
-    domain_steps: int,
-    k: int,
-    cap: float,
-    num_permutations: int,
-    lr: float,
-    batch_size: int,
-    data_dir: str | None = None,
+    data: Callable[..., ShiftedFashionMNIST] = ShiftedFashionMNIST,
+    model: Callable[..., SoftmaxRegression] = softmax_regression,
+    domain: Callable[..., DomainSettings] = DomainSettings,
 ) -> None:
-    """Learn clothes from images few of which are changed, for images most of which are (4.9.3).
+    """Train on images of which few are changed, for a target in which most are changed (4.9.3).
 
-    The true weights are known: they depend on whether an image is changed. Where the source has no changed
-    image, the fit that knows the truth is one on the target's labels.
-
-    Args:
-        run: The run.
-        kind: What is done to an image.
-        amount: Degrees of rotation, standard deviation of the noise, or factor of the brightness.
-        source_share: The probability that an image of the source is changed.
-        target_share: That of the target.
-        num_source: Rows of the source.
-        domain_hidden_sizes: Hidden layers of the domain classifier; none for logistic regression.
-        domain_lr: Adam's learning rate of the domain classifier.
-        domain_steps: Steps of its training at least.
-        k: Number of folds of the cross-fitting.
-        cap: The greatest weight, c.
-        num_permutations: How often held-out rows are dealt out for the detector's p-value.
-        lr: Learning rate of minibatch SGD.
-        batch_size: Rows in a batch.
-        data_dir: A folder with the four IDX files; if not given, they are found or downloaded.
+    The true weights are known: they depend on whether an image is changed. If the source has no changed
+    image, the comparison is with a fit on the target's labels.
     """
-    domain = DomainSettings(domain_hidden_sizes, domain_lr, domain_steps, k, cap, num_permutations)
-    data = ShiftedFashionMNIST(
-        data_dir, kind, amount, source_share, target_share, num_source, batch_size, run.seed
-    )
-    model = SoftmaxRegression(lr=lr)
-    results, _ = correct_and_compare(
-        run,
-        data,
-        model,
-        "cross-entropy",
-        ("loss", "cross-entropy"),
-        domain,
-    )
-    run.finish(results)
+    settings, images = domain(), data(seed=run.seed)
+    comparison = compare(run.fit, images, model(), settings)
+    run.finish(**vars(comparison_report(comparison, "cross-entropy", "cross-entropy")))
 
 
 if __name__ == "__main__":

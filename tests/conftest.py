@@ -24,7 +24,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from d2l_lightning.data.fashion_mnist import SYSTEM_FOLDER
-from d2l_lightning.run import run_experiment, run_parser
+from d2l_lightning.runs.cli import Experiment, run_experiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,20 +79,13 @@ def run_results(name: str, folder: Path, *flags: str) -> dict[str, Any]:
 
 
 def own_flags(name: str) -> set[str]:
-    """Return the names of an experiment's flags, without those that all experiments share."""
-
-    def shared(run: object) -> None:
-        """Do nothing."""
-
-    own, others = (
-        {action.dest for action in run_parser(main, name)._actions}
-        for main in (load_experiment(name).main, shared)
-    )
-    return own - others
+    """Return the names of an experiment's flags, without those of ``Run``."""
+    experiment = Experiment(load_experiment(name).main)
+    return {*experiment.settings, *(flag for flags in experiment.parts.values() for flag in flags)}
 
 
 def run_outputs(name: str, folder: Path, *flags: str) -> dict[str, Any]:
-    """Run an experiment and return everything that it leaves, apart from figures, by name.
+    """Run an experiment and return everything that it writes or prints, except figures, by name.
 
     The names are ``results/KEY/...``, ``metrics/COLUMN``, ``weights/CHECKPOINT``,
     ``hparams/CHECKPOINT/NAME``, ``csv/FILE/COLUMN`` and, for the rows of printed tables,

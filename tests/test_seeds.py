@@ -1,4 +1,4 @@
-"""Each thing that is random depends on the seed, looked at one by one: what else varies cannot hide it."""
+"""Everything random depends on the seed; each is tested alone, so that another cannot hide it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2l_lightning.data.covariate_shift import ShiftedFashionMNIST, ShiftedHouses, SyntheticCovariateShift
 from d2l_lightning.data.fashion_mnist import FashionMNIST
 from d2l_lightning.data.kaggle_house import KaggleHouse
 from d2l_lightning.data.label_shift import LabelShiftedFashionMNIST
 from d2l_lightning.data.regression import HighDimensionalData, PolynomialData, SyntheticRegressionData
+from d2l_lightning.data.shifted_houses import ShiftedHouses
+from d2l_lightning.data.shifted_images import ShiftedFashionMNIST
 from d2l_lightning.data.shifted_tables import ShiftedTables
 from d2l_lightning.data.streams import DriftingStream
+from d2l_lightning.data.synthetic_shift import SyntheticCovariateShift
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.folds import k_fold
-from d2l_lightning.shift.covariate import detect, domain_classifier, estimate
+from d2l_lightning.shift.covariate import detect, estimate
+from d2l_lightning.shift.domain import domain_classifier
 from tests.conftest import lean_trainer
 from tests.data.test_fashion_mnist import write
 
@@ -31,13 +34,13 @@ def ready(data: Any) -> Any:
 
 
 def first(loader: Any, epoch: int = 0) -> Tensor:
-    """Return the first tensor of all batches of an epoch, one after the other."""
+    """Return the first tensors of all batches of an epoch, concatenated."""
     loader.sampler.set_epoch(epoch)
     return torch.cat([batch[0] for batch in loader])
 
 
 def numbered(data: Any, n: int = 30) -> Tensor:
-    """Return the order in which data goes through n source rows that are all that differs."""
+    """Return the order of n source rows in an epoch, with data that do not depend on the seed."""
     data.X, data.y = torch.arange(float(n))[:, None], torch.zeros(n)
     data.rows = {"source": torch.arange(n)}
     return first(data.train_dataloader())
@@ -60,7 +63,7 @@ def darkened(seed: int, folder: Path) -> Tensor:
 
 
 def image_noise(seed: int, folder: Path) -> Tensor:
-    # No image has anything in these pixels.
+    # These pixels are 0 in all images.
     return images(seed, folder, "noise", 0.5, 1.0).X[:, 3:8]
 
 
@@ -91,7 +94,7 @@ def table_order(seed: int, folder: Path) -> Tensor:
 
 def stream_noise(seed: int, _: Path) -> Tensor:
     data = DriftingStream(num_rows=50, noise=1.0, seed=seed)
-    # The true part of the targets is near to nothing beside it.
+    # Without the noiseless part of the targets, which depends on the seed too.
     still = DriftingStream(num_rows=50, noise=0.0, seed=seed)
     return (data.y - still.y).round(decimals=3)
 
@@ -121,7 +124,7 @@ LOGISTIC = domain_classifier(2)
 
 
 def shift(function: Any, take: Callable[[Any], Any]) -> Consumer:
-    """Return what takes something of the data that the classifiers of a function are trained on."""
+    """Return a consumer that takes something from the data on which a function trains its classifiers."""
 
     def taken(seed: int, _: Path) -> Any:
         seen: list[Any] = []
@@ -137,7 +140,7 @@ def shift(function: Any, take: Callable[[Any], Any]) -> Consumer:
 
 def orders(data: Any) -> Tensor:
     data.trainer = None
-    # Where each row stands among those of its member, so that it does not matter which these are.
+    # Rows are numbered by their place in their member, so that the order does not depend on the folds.
     rows = data.rows["train"][0]
     places = {tuple(data.X[row].tolist()): place for place, row in enumerate(rows)}
     X = next(iter(data.train_dataloader()))[0][0]
@@ -145,14 +148,14 @@ def orders(data: Any) -> Tensor:
 
 
 def permutations(seed: int, _: Path) -> float:
-    """Return the p-value of two sides with one value each, so that halves and orders do not matter."""
+    """Return the p-value of two sides with one value each, so that halves and orders have no effect."""
     torch.manual_seed(0)
     sides = torch.zeros(4, 1), torch.ones(4, 1)
     (found,) = detect(
         lean_trainer(max_epochs=50).fit, *sides, domain_classifier(1, lr=0.1), num_permutations=500, seed=seed
     )
     assert found.auc == 1
-    assert found.p_value == pytest.approx(1 / 6, abs=0.06)  # of 6 ways to part 2 rows from 2, one is as good
+    assert found.p_value == pytest.approx(1 / 6, abs=0.06)  # one of the 6 splits into 2 and 2 rows is as good
     return found.p_value
 
 
@@ -167,7 +170,7 @@ CONSUMERS: dict[str, Consumer] = {
     "synthetic shift, order": lambda s, _: numbered(ready(SyntheticCovariateShift(seed=s))),
     "shifted images, source": of_images("source"),
     "shifted images, target": of_images("target"),
-    "shifted images, which are changed": darkened,
+    "shifted images, changed ones": darkened,
     "shifted images, noise": image_noise,
     "shifted images, order": lambda s, folder: numbered(images(s, folder, "noise", 1.0, 0.0)),
     "shifted houses, halves": lambda s, _: ready(ShiftedHouses(seed=s)).rows["target"],
@@ -177,7 +180,7 @@ CONSUMERS: dict[str, Consumer] = {
     "label shift, rows": lambda s, folder: label_shifted(s, folder, 1e9).rows["test"][:20],
     "label shift, split": lambda s, folder: label_shifted(s, folder, 1.0).rows["val"],
     "label shift, order": label_order,
-    "own tables, order": table_order,
+    "tables, order": table_order,
     "stream, weights": lambda s, _: DriftingStream(num_rows=50, seed=s).w,
     "stream, features": lambda s, _: DriftingStream(num_rows=50, seed=s).X,
     "stream, noise": stream_noise,
@@ -220,7 +223,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("consumer", CONSUMERS.values(), ids=CONSUMERS)
-def test_the_same_seed_gives_the_same_and_another_seed_another(consumer: Consumer, folder: Path) -> None:
+def test_values_depend_only_on_the_seed(consumer: Consumer, folder: Path) -> None:
     once, again, other = (torch.as_tensor(consumer(seed, folder)) for seed in (1, 1, 2))
     assert torch.equal(once, again)
     assert once.shape != other.shape or not torch.equal(once, other)

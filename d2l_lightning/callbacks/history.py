@@ -1,4 +1,4 @@
-"""Keeps in memory what a fit logs, for the tables and figures that follow it."""
+"""A logger that keeps the metrics of a fit in memory, for tables and figures."""
 
 from typing import Any
 
@@ -6,32 +6,24 @@ from lightning.pytorch.loggers import Logger
 
 
 class History(Logger):
-    """A logger that remembers the value of every metric at every epoch."""
+    """A logger that keeps the value of every metric at every epoch."""
+
+    name, version = "history", ""
 
     def __init__(self) -> None:
         super().__init__()
         self._values: dict[str, dict[int, float]] = {}
 
-    @property
-    def name(self) -> str:
-        """What Lightning calls the logger."""
-        return "history"
-
-    @property
-    def version(self) -> str:
-        """There is one."""
-        return ""
-
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run folder has the configuration."""
+        """Ignore hyperparameters: the run folder has the configuration."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Remember the metrics of an epoch."""
+        """Keep the metrics of an epoch."""
         for name, value in metrics.items():
             if name != "epoch":
                 self._values.setdefault(name, {})[int(metrics["epoch"])] = float(value)
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
-        """Return the epochs, counted from 1, at which a metric was logged, and its values there."""
+        """Return the epochs, counted from 1, at which a metric was logged, and its values."""
         values = self._values.get(metric, {})
         return [epoch + 1 for epoch in values], list(values.values())

@@ -1,4 +1,4 @@
-"""A progress bar that moves once an epoch, so that watching costs nothing."""
+"""A progress bar that is updated once an epoch, so that it does not slow down training."""
 
 import time
 
@@ -11,10 +11,10 @@ from d2l_lightning.callbacks.step_hooks import NoStepHooks
 
 
 class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
-    """Shows the epochs of a fit, the time it still takes and its latest monitored metrics.
+    """Shows the epochs of a fit, the remaining time and the latest metrics.
 
     Args:
-        title: What is being trained.
+        title: What is trained.
     """
 
     def __init__(self, title: str) -> None:
@@ -25,7 +25,7 @@ class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
         self._enabled = True
 
     def disable(self) -> None:
-        """Show nothing; Lightning calls it on all processes but the first."""
+        """Hide the bar; Lightning calls this on all processes but the first."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -33,7 +33,7 @@ class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the bar."""
+        """Start the bar."""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -42,18 +42,18 @@ class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[metrics]}"),
             console=Console(stderr=True),
-            auto_refresh=False,  # no thread beside the training
+            auto_refresh=False,  # no extra thread
             disable=not self._enabled,
         )
         total = None if trainer.max_epochs in (None, -1) else trainer.max_epochs
-        # A fit that goes on from a checkpoint does not begin at epoch 0.
+        # A resumed fit does not start at epoch 0.
         done = trainer.current_epoch
         self._task = self._progress.add_task(self.title, total=total, completed=done, metrics="")
         self._progress.start()
         self._drawn = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Move the bar, and draw it if it was not just drawn."""
+        """Advance the bar and redraw it, at most ten times a second."""
         if self._progress is None or not self._enabled:
             return
         self._progress.update(self._task, advance=1)
@@ -61,16 +61,17 @@ class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the bar as it stands, with the metrics that the last epoch's end logged."""
+        """Draw the bar with the metrics of the last epoch, and stop it."""
         if self._progress is not None and self._enabled:
             self._draw(trainer, pl_module)
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the bar as it stands, so that the message has a line of its own."""
+        """Stop the bar, so that the error message has a line of its own."""
         self._stop()
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Redraw the bar with the latest metrics."""
         assert self._progress is not None
         prefix = getattr(pl_module, "log_prefix", "")  # the bar's title names the fit
         latest = {
@@ -78,7 +79,7 @@ class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
             for name, value in trainer.callback_metrics.items()
             if name.startswith(prefix)
         }
-        # The line is short: losses and training metrics only where there is nothing else.
+        # The line is short: accuracies and the like rather than losses, validation rather than training.
         names = [name for name in latest if not name.endswith("/loss")] or list(latest)
         names = [name for name in names if not name.startswith("train/")] or names
         metrics = "  ".join(f"{name} {latest[name]:.4g}" for name in names)

@@ -1,4 +1,4 @@
-"""A board that draws curves while training runs: live in a notebook, as a PNG from a script."""
+"""Curves that are drawn during training: live in a notebook, as a PNG in a script."""
 
 import io
 import sys
@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,37 +17,30 @@ from torch import Tensor
 
 from d2l_lightning.callbacks.step_hooks import NoStepHooks
 from d2l_lightning.errors import InputError, require_positive
-from d2l_lightning.figures import draw_curves, log_scale, panels
-from d2l_lightning.files import whole_file
-
-Scale = Literal["linear", "log"]
+from d2l_lightning.plots.style import Curve, Scale, curve_figure, default_style
+from d2l_lightning.runs.folder import whole_file
 
 
 class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
-    """Draws the loss of the training batches and the metrics of validation; or any points, by ``draw``.
+    """Draws the loss of training batches and the metrics of validation; ``draw`` adds other points.
 
-    In a notebook the figure grows with every epoch. In a script it costs an append a step, and with a path it
-    becomes a PNG when training ends, also when it ends early. Give one board to several fits to have their
-    curves side by side; those of a ``SupervisedModule`` carry its ``log_prefix``. The loss of a batch is the
-    one that is minimised, penalty included; of members side by side it is their mean.
+    A notebook shows the figure during training. With a path, a PNG is written when training ends, also after
+    an error. A step costs one append to a list. Several fits can share a board; the names of their curves
+    begin with the ``log_prefix`` of the ``SupervisedModule``. The loss of a batch is the one that training
+    minimises, with its penalty; for members side by side it is their mean. Source: Sections 3.2.1 and 3.2.2.
 
     Args:
-        path: Where to write the PNG when training ends; None for nowhere.
-        every_n: How many batches make up one point of the curve of training: the mean of their losses.
-        metrics: The metrics to draw after each validation; None for those named ``loss`` (or ``val_loss``) of
-            any stage but training.
-        title: The figure's title.
-        xlabel: What the x axis shows.
-        ylabel: What the y axis shows, with its unit.
-        xscale: Whether the x axis is logarithmic.
-        yscale: Whether the y axis is logarithmic.
-        live: Whether to show the figure as it grows; None for: in a notebook.
-        refresh_seconds: How often at most a figure is drawn anew while it grows.
-
-    Raises:
-        InputError: If ``every_n`` is not positive.
-
-    Source: Sections 3.2.1 and 3.2.2.
+        path: The path of the PNG; None for no PNG.
+        every_n: Number of batches, positive, whose mean loss is one point.
+        metrics: Names of the metrics to draw after each validation. None draws the metrics ``loss`` and
+            ``val_loss`` of all stages but ``train``.
+        title: The title of the figure.
+        xlabel: The label of the x axis.
+        ylabel: The label of the y axis, with its unit.
+        xscale: The scale of the x axis.
+        yscale: The scale of the y axis.
+        live: Whether to show the figure during training; None shows it in notebooks.
+        refresh_seconds: The least time between two drawings during training.
     """
 
     def __init__(
@@ -69,26 +62,22 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         self.xlabel, self.ylabel, self.xscale, self.yscale = xlabel, ylabel, xscale, yscale
         self.live = _in_notebook() if live is None else live
         self.refresh_seconds = refresh_seconds
-        # Numbers alone: objects would be work for the garbage collector while training runs.
+        # Arrays of numbers give the garbage collector no work during training.
         self._curves: dict[str, tuple[array[float], array[float], int]] = {}
         self._losses: list[Tensor] = []
         self._shown = -float("inf")
         self._stale = False
-        self._waits = False
+        self._registered = False
         self._display: Any = None
 
     def draw(self, x: float, y: float, label: str, every_n: int = 1) -> None:
-        """Add a point to a curve; every n points, as its first one said, become one, their mean."""
+        """Add a point to a curve, which shows the mean of every n points; its first point sets n."""
         require_positive(every_n=every_n)
         self._add([x], [y], label, every_n)
         self._show()
 
     def curve(self, label: str) -> tuple[list[float], list[float]]:
-        """Return x and y of a curve's points as they are drawn, the last of them perhaps of fewer than n.
-
-        Raises:
-            InputError: If there is no such curve.
-        """
+        """Return x and y of the points of a curve as drawn; raise an InputError if there is no such curve."""
         if label not in self._curves:
             raise InputError(f"there is no curve {label!r}; there are {', '.join(self._curves) or 'none'}")
         x, y, every_n = self._curves[label]
@@ -96,40 +85,37 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
 
     def figure(self) -> Figure:
         """Return the curves as a figure."""
-        figure, (panel,) = panels([""], self.title, self.xlabel, self.ylabel)
-        draw_curves(panel, [(label, *self.curve(label)) for label in self._curves])
-        if self.xscale == "log":
-            log_scale(panel, "x")
-        if self.yscale == "log":
-            log_scale(panel, "y")
-        if self._curves:
-            panel.legend(frameon=False)
-        return figure
+        curves: list[Curve] = [(label, *self.curve(label)) for label in self._curves]
+        with default_style():
+            return curve_figure(
+                self.title, {"": curves}, self.xlabel, self.ylabel, xscale=self.xscale, yscale=self.yscale,
+                legend="last" if curves else "none",
+            )  # fmt: skip
 
     def write(self) -> None:
-        """Write the PNG, if there are a path and a curve."""
+        """Write the PNG if there is a path and a curve."""
         if self.path is not None and self._curves:
-            with whole_file(self.path) as path:
+            with whole_file(self.path) as path, default_style():
                 self.figure().savefig(path)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a fit: a notebook gets a figure of its own for it."""
+        """Start a new figure in the notebook."""
         self._display = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin an epoch."""
+        """Drop the losses of an epoch that did not end."""
         self._losses.clear()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the loss of the batch, as it is: reading its value would wait for the device."""
+        """Keep the loss of the batch as a tensor; reading its value would wait for the device."""
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if loss is not None:
             self._losses.append(loss)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the epoch's batches to the curve."""
+        """Add the losses of the epoch to the curve."""
         self._add_losses(trainer, pl_module)
         self._show()
 
@@ -142,14 +128,13 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
             if name in self.metrics if self.metrics is not None else _is_validation_loss(name):
                 self._add([x], [value.item()], name, 1)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the curves as they are in the end."""
-        self._finish()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Draw the curves as far as they have come."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule, *_: BaseException) -> None:
+        """Draw the final curves, or those up to an error."""
         self._add_losses(trainer, pl_module)
-        self._finish()
+        self._show(at_once=True)
+        self.write()
+
+    on_exception = on_train_end  # type: ignore[assignment]
 
     def _add_losses(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._losses:
@@ -157,12 +142,11 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         label = f"{getattr(pl_module, 'log_prefix', '')}loss of a batch"
         if self.every_n > 1:
             label += f", mean of {self.every_n}"
-        # As one tensor, they come from the device at once.
         shares = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
         scale = shares / getattr(pl_module, "num_members", 1)
-        losses = (torch.stack(self._losses) * scale).tolist()
-        epoch, steps = trainer.current_epoch, trainer.num_training_batches
-        x = [epoch + (step + 1) / steps for step in range(len(losses))]
+        losses = (torch.stack(self._losses) * scale).tolist()  # one copy from the device
+        steps = trainer.num_training_batches
+        x = [trainer.current_epoch + (step + 1) / steps for step in range(len(losses))]
         self._add(x, losses, label, self.every_n)
         self._losses.clear()
 
@@ -177,11 +161,12 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         self._stale = not at_once and time.monotonic() - self._shown <= self.refresh_seconds
         if self._stale:
             return
-        from IPython import get_ipython  # only where there is a notebook
+        from IPython import get_ipython  # installed where notebooks are
         from IPython.display import Image, display
 
         stream = io.BytesIO()
-        self.figure().savefig(stream, format="png")
+        with default_style():
+            self.figure().savefig(stream, format="png")
         image = Image(data=stream.getvalue())
         if self._display is None:
             self._display = display(image, display_id=True)
@@ -189,22 +174,18 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
             self._display.update(image)
         self._shown = time.monotonic()
         shell = get_ipython()
-        if shell is not None and not self._waits:
+        if shell is not None and not self._registered:
             shell.events.register("post_run_cell", self._show_rest)
-            self._waits = True
+            self._registered = True
 
     def _show_rest(self, *_: Any) -> None:
-        """Draw, when a cell is done, what came too soon after the last drawing."""
+        """Draw the points that came too soon after the last drawing, when the cell is done."""
         if self._stale:
             self._show(at_once=True)
         from IPython import get_ipython
 
         get_ipython().events.unregister("post_run_cell", self._show_rest)
-        self._waits = False
-
-    def _finish(self) -> None:
-        self._show(at_once=True)
-        self.write()
+        self._registered = False
 
 
 def _is_validation_loss(name: str) -> bool:
@@ -217,7 +198,7 @@ def _means(values: "array[float]", n: int) -> list[float]:
 
 
 def _in_notebook() -> bool:
-    # Whoever runs in a notebook has IPython imported already.
+    # A notebook has already imported IPython.
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)

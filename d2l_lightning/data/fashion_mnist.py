@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 grey images of clothes in ten classes, found, checked and kept in memory."""
+"""Fashion-MNIST: 70,000 grey images of clothes in ten classes, kept in memory."""
 
 import gzip
 import math
@@ -8,11 +8,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from d2l_lightning.batches import ShuffledBatches, data_generator, epoch_generator
+from d2l_lightning.data.batches import (
+    EVALUATION_BATCH,
+    InMemoryData,
+    RowLoader,
+    ShuffledBatches,
+    data_generator,
+    epoch_generator,
+    gather_from,
+)
 from d2l_lightning.data.hub import cache_folder
 from d2l_lightning.errors import InputError, require_positive
 
@@ -20,82 +28,51 @@ LABELS = (
     *("t-shirt", "trouser", "pullover", "dress", "coat"),
     *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
 )
-# Images and labels of the rows to train on and of the official test rows.
+# The files of images and labels: the training rows and the official test rows.
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-# Where Debian's package dataset-fashion-mnist puts them.
-SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-SIDE = 28
-# Rows of a batch where nothing is learned.
-EVALUATION_BATCH = 2000
+NAMES = [name for names in FILES.values() for name in names]
+SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 
 
-class RowLoader:
-    """Gathers batches of images and classes out of tensors in memory: one gather for each.
-
-    A ``DataLoader`` would do the same at 30 microseconds a step. Lightning sets the sampler's epoch.
-
-    Args:
-        images: Shape ``(n, h, w)``.
-        labels: Shape ``(n,)``.
-        rows: Which of the n rows there are to choose from, shape ``(m,)``.
-        batches: The places of each batch's rows among these, index tensors: a sampler where the epoch
-            decides them.
-        flip: Whether images are mirrored with a probability of a half, left to right, as a function of the
-            sampler's seed and epoch.
-    """
-
-    def __init__(
-        self, images: Tensor, labels: Tensor, rows: Tensor, batches: Any, flip: bool = False
-    ) -> None:
-        self.images, self.labels, self.rows, self.batches, self.flip = images, labels, rows, batches, flip
-        if hasattr(batches, "set_epoch"):
-            self.sampler = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
+class FlippingLoader(RowLoader):
+    """Mirrors each image left to right with a probability of a half, by the sampler's seed and epoch."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        flips = epoch_generator(self.sampler.seed, self.sampler.epoch, 2) if self.flip else None
-        for places in self.batches:
-            rows = self.rows[places].to(self.images.device)
-            # Several times faster than indexing with them.
-            X, y = self.images.index_select(0, rows), self.labels.index_select(0, rows)
-            if flips is not None:
-                flipped = torch.rand(len(X), 1, 1, generator=flips) < 0.5
-                X = torch.where(flipped.to(X.device), X.flip(2), X)
-            yield X, y
+        generator = epoch_generator(self.sampler.seed, self.sampler.epoch, 2)
+        for X, y in super().__iter__():
+            flipped = torch.rand(len(X), 1, 1, generator=generator) < 0.5
+            yield torch.where(flipped.to(X.device), X.flip(2), X), y
 
 
-class FashionMNIST(LightningDataModule):
-    """The data set of Section 3.5 of the 0.16 edition.
+class FashionMNIST(InMemoryData):
+    """Fashion-MNIST, the data set of Section 3.5 of the 0.16 edition.
 
-    It is looked for in ``data_dir``, or, if that is not given, in the folder of Debian's package
-    dataset-fashion-mnist and in the cache, whereto torchvision downloads it if need be.
-
-    Batches are images of shape ``(B, 28, 28)``, from 0 to 1, and classes of shape ``(B,)``. Images are kept
-    as bytes, on the device, and scaled batch by batch.
+    Batches are images of shape ``(B, 28, 28)``, from 0 to 1, and classes of shape ``(B,)``.
 
     Args:
-        data_dir: A folder with the four IDX files, gzipped or not, or with torchvision's folders above them.
+        data_dir: A folder with the four IDX files, gzipped or not, or a folder that torchvision made. If not
+            given, the folder of Debian's package dataset-fashion-mnist, or a download in the cache.
         batch_size: Rows in a training batch.
-        val_fraction: Share of the training rows, chosen by the seed, that validate and are not trained on.
-        validate_on_test: The book's protocol instead: train on all training rows, and validate on the
-            official test rows. What is chosen by such a validation has seen the test.
+        val_fraction: Share of the training rows, chosen by the seed, that are for validation, not training.
+        validate_on_test: Whether to train on all training rows and validate on the official test rows, as the
+            book does. Settings that are chosen by this validation are fitted to the test rows.
         seed: Seed of the split, of the order of the training rows, and of their flips.
-        flip: Whether each training image is mirrored with a probability of a half, left to right.
+        flip: Whether each training image is mirrored left to right with a probability of a half.
 
     Attributes:
-        images: All images, training rows first, uint8 ``(n, 28, 28)``; from ``setup`` on.
+        class_names: The name of each class.
+        images: All images, training rows first, uint8 ``(n, 28, 28)``; available after ``setup``.
         labels: Their classes, int64 ``(n,)``.
         rows: The rows of each stage: ``train``, ``val`` and ``test``, index tensors.
-
-    Raises:
-        InputError: If an argument is out of its range, or, in ``prepare_data`` and ``setup``, if files are
-            missing or damaged.
     """
+
+    class_names: tuple[str, ...] = LABELS
+    images: Tensor
+    labels: Tensor
+    rows: dict[str, Tensor]
 
     def __init__(
         self,
@@ -112,37 +89,32 @@ class FashionMNIST(LightningDataModule):
             raise InputError(f"val_fraction must be between 0 and 1, not {val_fraction}")
         self.data_dir, self.batch_size, self.seed = data_dir, batch_size, seed
         self.val_fraction, self.validate_on_test, self.flip = val_fraction, validate_on_test, flip
-        self.images: Tensor | None = None
 
     def prepare_data(self) -> None:
-        """Find the files; download them if they are nowhere."""
+        """Find the files, or download them."""
         if find_files(self.data_dir) is not None:
             return
-        cache = cache_folder()
         from torchvision.datasets import FashionMNIST as Torchvision
 
         try:
-            Torchvision(str(cache), download=True)
+            Torchvision(str(cache_folder()), download=True)
         except (OSError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
             raise InputError(
-                "Fashion-MNIST is not on this machine and cannot be downloaded "
-                f"({str(error).strip().splitlines()[0]}): name its folder with --data_dir, install Debian's "
-                "package dataset-fashion-mnist, or connect to the network"
+                f"Fashion-MNIST is not on this machine and cannot be downloaded ({reason}): give its folder "
+                "as --data_dir, install Debian's package dataset-fashion-mnist, or connect to the network"
             ) from error
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the files and split the rows; a second call does nothing."""
-        if self.images is not None:
-            return
-        files = find_files(self.data_dir)
-        if files is None:
-            self.prepare_data()
-            files = cast(dict[str, tuple[Path, Path]], find_files(self.data_dir))
-        parts = {name: read_part(*files[name]) for name in FILES}
-        n, n_test = (len(parts[name][1]) for name in FILES)
+    def _load(self) -> None:
+        """Read the files and split the rows."""
+        self.prepare_data()
+        files = cast(dict[str, Path], find_files(self.data_dir))
+        parts = [read_part(*(files[name] for name in names)) for names in FILES.values()]
+        images, labels = zip(*parts, strict=True)
+        n = len(labels[0])
+        test = torch.arange(n, n + len(labels[1]))
         shuffled = torch.randperm(n, generator=data_generator(self.seed))
         num_val = max(1, round(self.val_fraction * n))
-        test = torch.arange(n, n + n_test)
         if self.validate_on_test:
             self.rows = {"train": torch.arange(n), "val": test, "test": test}
         elif num_val == n:
@@ -150,26 +122,30 @@ class FashionMNIST(LightningDataModule):
         else:
             train, val = shuffled[num_val:].sort().values, shuffled[:num_val].sort().values
             self.rows = {"train": train, "val": val, "test": test}
-        self.labels = torch.cat([labels for _, labels in parts.values()])
-        self.images = torch.cat([images for images, _ in parts.values()])
+        self.images, self.labels = torch.cat(images), torch.cat(labels)
 
     def train_dataloader(self) -> RowLoader:
         """Return the loader of shuffled training batches."""
-        rows = self.rows["train"]
-        return self._loader(rows, ShuffledBatches(len(rows), self.batch_size, self.seed), self.flip)
+        batches = ShuffledBatches(self.rows["train"], self.batch_size, self.seed)
+        return (FlippingLoader if self.flip else RowLoader)(batches, self._gather())
 
     def val_dataloader(self) -> RowLoader:
         """Return the loader of validation batches, in the rows' order."""
-        return self._evaluation_loader("val")
+        return RowLoader(self.rows["val"].split(EVALUATION_BATCH), self._gather())
 
     def test_dataloader(self) -> RowLoader:
         """Return the loader of the official test rows, in their order."""
-        return self._evaluation_loader("test")
+        return RowLoader(self.rows["test"].split(EVALUATION_BATCH), self._gather())
 
     predict_dataloader = test_dataloader
 
+    def _gather(self) -> Any:
+        # Images stay bytes; each batch is scaled after it is gathered.
+        self.images, self.labels = self.on_device(self.images, self.labels)
+        return gather_from(self.images, self.labels)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Scale a batch's images to numbers from 0 to 1, of the type that the model computes in."""
+        """Scale a batch's images to numbers from 0 to 1, in the model's type."""
         X, *others = batch
         model = None if self.trainer is None else self.trainer.lightning_module
         dtype = torch.get_default_dtype() if model is None else cast(torch.dtype, model.dtype)
@@ -177,7 +153,6 @@ class FashionMNIST(LightningDataModule):
 
     def examples(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return images of shape ``(B, 28, 28)``, from 0 to 1, and classes of some rows, on the CPU."""
-        assert self.images is not None
         return self.images[rows].cpu() / 255, self.labels[rows].cpu()
 
     @staticmethod
@@ -185,57 +160,32 @@ class FashionMNIST(LightningDataModule):
         """Return the names of classes."""
         return [LABELS[int(label)] for label in labels]
 
-    def _evaluation_loader(self, stage: str) -> RowLoader:
-        rows = self.rows[stage]
-        return self._loader(rows, torch.arange(len(rows)).split(EVALUATION_BATCH))
 
-    def _loader(self, rows: Tensor, batches: Any, flip: bool = False) -> RowLoader:
-        assert self.images is not None
-        if self.trainer is not None:  # rows are gathered where they are used
-            device = self.trainer.strategy.root_device
-            self.images, self.labels = self.images.to(device), self.labels.to(device)
-        return RowLoader(self.images, self.labels, rows, batches, flip)
-
-
-def find_files(data_dir: str | None) -> dict[str, tuple[Path, Path]] | None:
-    """Return the paths of images and labels of each part, or None if they may be downloaded.
-
-    Raises:
-        InputError: If ``data_dir`` is given and lacks one.
-    """
-    cache = cache_folder()
-    folders = [SYSTEM_FOLDER, cache] if data_dir is None else [Path(data_dir)]
-    for top in folders:
-        for folder in (top, top / "FashionMNIST" / "raw"):
-            found = {part: tuple(_find(folder, name) for name in names) for part, names in FILES.items()}
-            if all(path is not None for paths in found.values() for path in paths):
-                return cast(dict[str, tuple[Path, Path]], found)
+def find_files(data_dir: str | None) -> dict[str, Path] | None:
+    """Return the path of each file by its name, or None without ``data_dir`` if they must be downloaded."""
+    tops = [SYSTEM_FOLDER, cache_folder()] if data_dir is None else [Path(data_dir)]
+    # A file that is not gzipped precedes one that is.
+    found = [
+        {name: path for name in NAMES for path in (folder / f"{name}.gz", folder / name) if path.is_file()}
+        for top in tops
+        for folder in (top, top / "FashionMNIST" / "raw")
+    ]
+    best = max(found, key=len)
+    if len(best) == len(NAMES):
+        return best
     if data_dir is None:
         return None
-    missing = next(
-        name
-        for names in FILES.values()
-        for name in names
-        if not any(_find(folder, name) for folder in (Path(data_dir), Path(data_dir, "FashionMNIST", "raw")))
-    )
+    missing = next(name for name in NAMES if name not in best)
     raise InputError(f"--data_dir {data_dir} lacks {missing} (or {missing}.gz)")
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
-
-
 def read_part(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]:
-    """Return the images, uint8 ``(n, 28, 28)``, and classes, int64 ``(n,)``, of two IDX files.
-
-    Raises:
-        InputError: If a file is damaged, holds something else, or does not go with the other.
-    """
+    """Return the images, uint8 ``(n, 28, 28)``, and classes, int64 ``(n,)``, of two IDX files that match."""
     images, labels = read_idx(images_path), read_idx(labels_path)
-    if images.shape[1:] != (SIDE, SIDE):
-        raise InputError(f"{images_path} holds no images of 28 by 28 but the shape {tuple(images.shape)}")
+    if images.shape[1:] != (28, 28):
+        raise InputError(f"{images_path} must hold images of 28 by 28, not the shape {tuple(images.shape)}")
     if labels.ndim != 1:
-        raise InputError(f"{labels_path} holds no list of classes but the shape {tuple(labels.shape)}")
+        raise InputError(f"{labels_path} must hold a list of classes, not the shape {tuple(labels.shape)}")
     if len(images) != len(labels):
         raise InputError(f"{images_path} has {len(images)} images, {labels_path.name} {len(labels)} classes")
     if not len(labels):
@@ -246,31 +196,22 @@ def read_part(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]:
 
 
 def read_idx(path: Path) -> Tensor:
-    """Return the bytes of an IDX file, gzipped or not, as a uint8 tensor of the shape that it names.
-
-    torchvision's reader takes no gzipped file and fails on a damaged one by an assertion.
-
-    Raises:
-        InputError: If the file cannot be read, is cut short, or is no IDX file of bytes.
-    """
+    """Return the contents of an IDX file of bytes, gzipped or not, as a uint8 tensor."""
+    # torchvision's reader does not read gzipped files, and a damaged file fails one of its assertions.
     try:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is cut short or damaged ({error}); get it anew") from error
+        raise InputError(f"{path} is truncated or damaged ({error}); download it again") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    # Two zeros, 8 for bytes, the number of dimensions, and then each as four bytes.
+    # The header: two zeros, 8 for bytes, the number of dimensions, and each dimension in four bytes.
     if data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise InputError(f"{path} is no IDX file of bytes")
+        raise InputError(f"{path} is not an IDX file of bytes")
     header = 4 + 4 * data[3]
     shape = struct.unpack(f">{data[3]}I", data[4:header])
-    if len(data) - header != math.prod(shape):
-        raise InputError(
-            f"{path} has {len(data) - header} bytes of data, and its header says {math.prod(shape)}; "
-            "get it anew"
-        )
-    if header == len(data):
-        return torch.empty(shape, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=header).view(shape)
+    size, expected = len(data) - header, math.prod(shape)
+    if size != expected:
+        raise InputError(f"{path} has {size} bytes of data; its header says {expected}; download it again")
+    return torch.from_numpy(np.frombuffer(bytearray(data[header:]), np.uint8).reshape(shape))

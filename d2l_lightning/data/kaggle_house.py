@@ -1,83 +1,56 @@
-"""House prices in Ames, Iowa: the data of Kaggle's competition, ready for training."""
+"""House prices in Ames, Iowa: the data of Kaggle's competition."""
 
 import reprlib
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader
 
-from d2l_lightning.batches import ShuffledBatches
-from d2l_lightning.data.tables import (
-    indicators,
-    is_numeric,
-    read_table,
-    refuse,
-    require_numbers,
-    standardized,
-    to_numbers,
-)
-from d2l_lightning.errors import InputError
+from d2l_lightning.data.batches import InMemoryData, loader_of, shuffled_loader
+from d2l_lightning.data.tables.encoding import indicators, standardized
+from d2l_lightning.data.tables.reading import check_rows, first_of, is_numeric, read_table, refuse, to_numbers
+from d2l_lightning.errors import InputError, require_known, require_positive
 
 BUNDLED = Path(__file__).with_name("files")
 ID, PRICE = "Id", "SalePrice"
-
 Statistics = Literal["all", "train"]
 
 
-class KaggleHouse(LightningDataModule):
+class KaggleHouse(InMemoryData):
     """The Ames house prices: 1460 training rows with a price, 1459 test rows without, 79 raw features.
 
-    Numeric features are standardised and their missing values set to the mean; every category, and
-    "missing" among them, becomes an indicator: 331 features.
-
-    On its own it trains on all rows: batches ``(X, y)`` of shapes ``(B, d)`` and ``(B,)``, prices in dollars.
-    For evaluation it brings the training rows, as stage ``train``; for prediction the test rows.
+    Numeric features are standardised, and missing values are set to the mean. Each category becomes an
+    indicator, as does a missing category. This makes 331 features. Training uses all training rows, in
+    batches of X ``(B, d)`` and prices in dollars ``(B,)``; validation evaluates them as stage ``train``.
 
     Args:
-        data_dir: A folder with one's own ``train.csv`` and ``test.csv``, by these names or the book's; None
-            for the files that come with the package.
-        statistics: Whose mean and standard deviation standardise a numeric feature: those of ``all`` rows,
-            training and test together, as in the book, or of the rows that are trained on (``train``).
-        batch_size: Rows in a training batch.
-        seed: What, with the epoch, decides the order of the rows.
-
-    Raises:
-        InputError: If an argument is out of its range; in ``setup``, if a file cannot be used: the message
-            names the file and the place.
+        data_dir: A folder with other files train.csv and test.csv, under these names or the book's. Without
+            it, the files of the package are used.
+        statistics: The rows whose mean and standard deviation standardise numeric features: all rows with the
+            test rows (all), as in the book, or only those of the training (train).
+        batch_size: Rows in a batch.
+        seed: Seed of the order of the rows, which changes with the epoch.
 
     Source: Sections 4.10.3 and 4.10.4. Data: De Cock (2011).
     """
 
     def __init__(
-        self,
-        data_dir: str | None = None,
-        statistics: Statistics = "all",
-        batch_size: int = 64,
-        seed: int = 0,
+        self, data_dir: str | None = None, statistics: Statistics = "all", batch_size: int = 64, seed: int = 0
     ) -> None:
         super().__init__()
-        if statistics not in get_args(Statistics):
-            raise InputError(
-                f"statistics must be one of {', '.join(get_args(Statistics))}, not {statistics!r}"
-            )
-        if batch_size < 1:
-            raise InputError(f"batch_size must be positive, not {batch_size}")
+        require_known("statistics", statistics, Statistics)
+        require_positive(batch_size=batch_size)
         self.save_hyperparameters()
-        self.data_dir = data_dir
-        self.statistics = statistics
-        self.batch_size = batch_size
-        self.seed = seed
-        self._ready = False
+        self.data_dir, self.statistics = data_dir, statistics
+        self.batch_size, self.seed = batch_size, seed
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read and check the files; a second call does nothing."""
-        if self._ready:
-            return
+    def _load(self) -> None:
+        """Read and check the files."""
         train, test = (read_table(BUNDLED / f"kaggle_house_pred_{name}.csv.gz") for name in ("train", "test"))
         known = pd.concat([train, test]).drop(columns=[ID, PRICE])
         columns = [str(column) for column in known]
@@ -86,30 +59,21 @@ class KaggleHouse(LightningDataModule):
             train, test = (_read_own(Path(self.data_dir), name) for name in ("train", "test"))
             _check(train, [ID, *columns, PRICE], [*numeric, PRICE])
             _check(test, [ID, *columns], numeric)
-        # What the files say of all houses, training rows first.
-        self.raw = raw = pd.concat([train[columns], test[columns]], ignore_index=True)
+        # The features of all houses as text, training rows first.
+        self.raw = pd.concat([train[columns], test[columns]], ignore_index=True)
         self.num_train = len(train)
-        # (n,) prices in dollars, and the test rows' names as the file has them.
+        # Prices in dollars, shape (n,), and the ids of the test rows as they are in the file.
         self.prices = torch.tensor(to_numbers(train[PRICE]).to_numpy(np.float32))
         self.test_ids: list[str] = test[ID].tolist()
-        self._numbers = raw[numeric].apply(to_numbers)
-        self.feature_names = [*numeric]
-        values = []
-        for column in raw.drop(columns=numeric):
-            names, of_column = indicators(raw[column])
-            self.feature_names += names
-            values.append(of_column)
+        self._numbers = self.raw[numeric].apply(to_numbers)
+        names, values = zip(*(indicators(self.raw[c]) for c in columns if c not in numeric), strict=True)
+        self.feature_names = [*numeric, *chain(*names)]
         self._indicators = np.concatenate(values, axis=1)
-        self._ready = True
 
     def features(self, train_rows: Tensor | None = None) -> Tensor:
-        """Return the features of all training rows, then all test rows: shape ``(n + m, d)``.
+        """Return the features of all training rows, then of all test rows: shape ``(n + m, d)``.
 
-        Args:
-            train_rows: The rows that are trained on, whose statistics count with ``statistics="train"``;
-                all training rows if not given.
-
-        Source: eq. 4.10.1.
+        With ``statistics="train"``, they are standardised over ``train_rows``, or else all training rows.
         """
         known = self._numbers
         if self.statistics == "train":
@@ -118,14 +82,9 @@ class KaggleHouse(LightningDataModule):
         return torch.from_numpy(table)
 
     def stacked_features(self, train_rows: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return X and y of the training rows for members that train side by side on rows of their own.
+        """Return X ``(n, d)`` and y ``(n,)`` for K members that train side by side, each on rows of its own.
 
-        Args:
-            train_rows: The rows that each of K members trains on.
-
-        Returns:
-            X of shape ``(n, d)`` and y of shape ``(n,)``; with ``statistics="train"`` every member sees
-            features of its own: ``(K, n, d)`` and ``(K, n)``.
+        With ``statistics="train"``, members have features of their own: ``(K, n, d)`` and ``(K, n)``.
         """
         if self.statistics == "all":
             return self.features()[: self.num_train], self.prices
@@ -134,33 +93,22 @@ class KaggleHouse(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of shuffled batches ``(X, y)``."""
-        X, y = self.features()[: self.num_train], self.prices
-        if self.trainer is not None:  # rows are gathered where they are used
-            X, y = (tensor.to(self.trainer.strategy.root_device) for tensor in (X, y))
-        return DataLoader(
-            TensorDataset(X, y), sampler=ShuffledBatches(len(y), self.batch_size, self.seed), batch_size=None
-        )
+        examples = self.on_device(self.features()[: self.num_train], self.prices)
+        return shuffled_loader(self.batch_size, self.seed, *examples)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of one batch, all training rows as stage ``train``."""
-        batch = (self.features()[: self.num_train], self.prices, {"train": torch.ones(self.num_train)})
-        return DataLoader(cast(Dataset[Any], [batch]), batch_size=None)
+        """Return the loader of one batch: all training rows, as stage ``train``."""
+        weight = {"train": torch.ones(self.num_train)}
+        return loader_of((self.features()[: self.num_train], self.prices, weight))
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of one batch, the features of all test rows."""
-        return DataLoader(cast(Dataset[Any], [self.features()[self.num_train :]]), batch_size=None)
+        """Return the loader of one batch: the features of all test rows."""
+        return loader_of(self.features()[self.num_train :])
 
     def submission(self, prices: Tensor) -> pd.DataFrame:
-        """Return the table that Kaggle wants: ``Id`` and ``SalePrice``, in the test file's order.
+        """Return the table to submit to Kaggle: ``Id`` and ``SalePrice``, in the order of the test file.
 
-        Args:
-            prices: Predicted prices of the test rows in dollars, shape ``(m,)``; below 1 they count as 1, as
-                in eq. 4.10.2.
-
-        Raises:
-            InputError: If a price is not finite.
-
-        Source: Section 4.10.8.
+        Predicted prices, shape ``(m,)``, must be finite; those below 1 dollar become 1 (eq. 4.10.2).
         """
         if not prices.isfinite().all():
             raise InputError("a predicted price is not finite; a lower lr may help")
@@ -168,6 +116,7 @@ class KaggleHouse(LightningDataModule):
 
 
 def _read_own(folder: Path, name: str) -> pd.DataFrame:
+    """Read a user's train.csv or test.csv."""
     try:
         present = {file.name for file in folder.iterdir()}
     except OSError as error:
@@ -180,24 +129,18 @@ def _read_own(folder: Path, name: str) -> pd.DataFrame:
 
 
 def _check(table: pd.DataFrame, columns: list[str], numeric: list[str]) -> None:
-    """Raise an InputError unless a table has these columns, numbers where they belong, and sound prices."""
-    file = table.index.name
-    for wrong, what in (
-        ([c for c in columns if c not in table], "lacks the column"),
-        ([reprlib.repr(c) for c in table if c not in columns], "has an unknown column,"),
-    ):
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise InputError(
-                f"{file} {what} {wrong[0]}{more}; it must have those of Kaggle's file, separated by commas"
-            )
-    if table.empty:
-        raise InputError(f"{file} has a header and no rows")
-    refuse(table, ID, table[ID].isna(), "is missing; every row needs its own")
-    refuse(table, ID, table[ID].duplicated(), "stands there twice; every row needs its own")
-    require_numbers(table, numeric)
+    """Raise an InputError unless a table has these columns, with numbers and positive prices in them."""
+    missing = [column for column in columns if column not in table]
+    unknown = [reprlib.repr(column) for column in table if column not in columns]
+    if missing or unknown:
+        what = "lacks the column" if missing else "has an unknown column,"
+        remedy = "it must have those of Kaggle's file, separated by commas"
+        raise InputError(f"{table.index.name} {what} {first_of(missing or unknown)}; {remedy}")
+    check_rows(table, numeric)
+    refuse(table, ID, table[ID].isna(), "is missing; every row needs one")
+    refuse(table, ID, table[ID].duplicated(), "is not unique; every row needs its own")
     if PRICE in columns:
         refuse(table, PRICE, table[PRICE].isna(), "is missing; every training row needs a price")
-        # As float32, which it is trained on: there the smallest numbers are 0.
+        # Training uses float32, in which the smallest numbers are 0.
         too_low = to_numbers(table[PRICE]).astype(np.float32) <= 0
         refuse(table, PRICE, too_low, "is not a positive price")

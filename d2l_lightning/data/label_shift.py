@@ -1,4 +1,4 @@
-"""Fashion-MNIST with other shares of the classes in the target than in the source: label shift."""
+"""Label shift: Fashion-MNIST with other class shares in the target than in the source."""
 
 import math
 from typing import Any
@@ -12,32 +12,26 @@ from d2l_lightning.errors import InputError, require_positive
 
 
 class LabelShiftedFashionMNIST(FashionMNIST):
-    """The source is the training rows, some held out; the target is drawn from the official test rows.
+    """Fashion-MNIST whose test rows are a target with other class shares than the training rows.
 
-    The target's shares of the classes are drawn from a Dirichlet distribution, then its rows from those of
-    their class, with replacement. They stand where ``FashionMNIST`` has the test rows.
+    The target's class shares are drawn from a Dirichlet distribution, and its rows, with replacement, from
+    the official test rows of their class.
 
     Args:
-        data_dir: See ``FashionMNIST``.
-        batch_size: See ``FashionMNIST``.
-        val_fraction: See ``FashionMNIST``.
-        concentration: Of the Dirichlet distribution: the smaller, the more uneven are the shares.
+        data_dir: A folder with the four IDX files; if not given, they are found or downloaded.
+        batch_size: Rows in a training batch.
+        val_fraction: Share of the training rows that are for validation.
+        concentration: Concentration of the Dirichlet distribution; a smaller one makes shares less even.
         num_target: Rows of the target.
-        seed: Seed of the split, the order, the shares and the target's rows.
+        seed: Seed of the split, the order, the class shares and the target's rows.
 
     Attributes:
-        source_shares: The share of each class in the rows to train on, q(y), shape ``(10,)``.
-        target_shares: That in the target, p(y), which a corrector does not get to see.
-        class_weights: What each class weighs in training, shape ``(10,)``; no weights if None.
-
-    Raises:
-        InputError: As ``FashionMNIST``, or if a number is not positive.
+        source_shares: The share of each class in the training rows, q(y), shape ``(10,)``.
+        target_shares: The share of each class in the target, p(y), which a corrector must not use.
+        class_weights: The weight of each class in training, shape ``(10,)``, or None.
 
     Source: Section 4.9.3, label shift.
     """
-
-    target_shares: Tensor
-    source_shares: Tensor
 
     def __init__(
         self,
@@ -53,34 +47,29 @@ class LabelShiftedFashionMNIST(FashionMNIST):
         self.concentration, self.num_target = concentration, num_target
         self.class_weights: Tensor | None = None
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the files, split the source and draw the target; a second call does nothing."""
-        if self.images is not None:
-            return
-        super().setup(stage)
+    def _load(self) -> None:
+        """Read the files, split the source and draw the target."""
+        super()._load()
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, 0, 3)))
         shares = rng.dirichlet([self.concentration] * len(LABELS))
         if not math.isclose(shares.sum(), 1):
             raise InputError(f"concentration {self.concentration} is too small to draw shares with")
-        of_class = [self.rows["test"][self.labels[self.rows["test"]] == k] for k in range(len(LABELS))]
-        drawn = rng.multinomial(self.num_target, shares).tolist()
-        if any(count and not len(rows) for count, rows in zip(drawn, of_class, strict=True)):
-            raise InputError("every class must be among the test rows")
-        target = [
-            rows[torch.from_numpy(rng.integers(len(rows), size=count))]
-            for count, rows in zip(drawn, of_class, strict=True)
-            if count
-        ]
+        test, target = self.rows["test"], []
+        for k, count in enumerate(rng.multinomial(self.num_target, shares).tolist()):
+            rows = test[self.labels[test] == k]
+            if count and not len(rows):
+                raise InputError("every class must be among the test rows")
+            if count:
+                target.append(rows[torch.from_numpy(rng.integers(len(rows), size=count))])
         self.rows["test"] = torch.cat(target)
-        self.source_shares = self._shares("train")
-        self.target_shares = self._shares("test")
-
-    def _shares(self, stage: str) -> Tensor:
-        counts = torch.bincount(self.labels[self.rows[stage]], minlength=len(LABELS))
-        return counts.double() / counts.sum()
+        self.source_shares, self.target_shares = (
+            torch.bincount(self.labels[self.rows[stage]], minlength=len(LABELS)).double()
+            / len(self.rows[stage])
+            for stage in ("train", "test")
+        )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Scale a batch's images; in training, add the weights of its rows if classes have any."""
+        """Scale the images of a batch; in training, add the weights of its rows if classes have weights."""
         X, y = super().on_after_batch_transfer(batch, dataloader_idx)
         if self.class_weights is None or self.trainer is None or not self.trainer.training:
             return X, y

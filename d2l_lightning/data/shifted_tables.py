@@ -1,65 +1,49 @@
-"""A person's own two CSV files: a source with labels, and a target without."""
+"""Two CSV files of a user: a source with labels and a target without."""
 
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
-from d2l_lightning.batches import ShuffledBatches
-from d2l_lightning.data.tables import (
-    indicators,
-    is_numeric,
-    read_table,
-    refuse,
-    require_numbers,
-    standardized,
-    to_numbers,
-)
-from d2l_lightning.errors import InputError, require_known, require_positive
+from d2l_lightning.data.covariate_shift import SourceAndTarget
+from d2l_lightning.data.tables.encoding import indicators, standardized
+from d2l_lightning.data.tables.reading import check_rows, first_of, is_numeric, read_table, refuse, to_numbers
+from d2l_lightning.errors import InputError, require_finite, require_known
 
 Task = Literal["auto", "regression", "classification"]
+MAX_COLUMNS = 12  # to warn about
 
 
-class ShiftedTables(LightningDataModule):
-    """Two CSV files with the same columns, but for the label, which the source alone has.
+class ShiftedTables(SourceAndTarget):
+    """Two CSV files with the same columns, except for the label, which only the source has.
 
-    A column is numeric if all that the source has there are numbers. Those are standardised over all rows, a
-    missing one set to the mean; every category becomes an indicator, and so does that a value is missing.
-    Neither labels nor which file a row is from enter.
-
-    Trains on the source: batches ``(X, y)`` of shapes ``(B, d)`` and ``(B,)``, with weights if there are any.
-    Predicts the target.
+    A column is numeric if all its values in the source are numbers. Numeric columns are standardised over
+    both files, and a missing value becomes the mean. Every category becomes an indicator, and a column with
+    missing values gets an indicator of these. Neither labels nor the file of a row are used.
 
     Args:
-        source: The file with labels.
-        target: The file without.
-        label: The column that is to be predicted.
-        ignore: Columns that are no features; they need not be in both files.
-        task: ``regression`` on a label of numbers, standardised over the source; ``classification`` of
-            categories; or ``auto``, which takes regression where all labels are numbers.
+        source: The CSV file with labels.
+        target: The CSV file without labels.
+        label: The column to predict.
+        ignore: Columns that are not features, such as names and row numbers; they need not be in both files.
+        task: ``regression`` for numeric labels, which are standardised over the source; ``classification``
+            for categories; ``auto`` for regression if all labels are numbers, else classification.
         batch_size: Rows in a training batch.
-        seed: What, with the epoch, decides the order of the source's rows.
+        seed: With the epoch, decides the order of the source's rows.
 
     Attributes:
-        X: Features of the source's rows, then the target's, shape ``(n + m, d)``; from ``setup`` on.
-        y: Labels of the source, shape ``(n,)``: standardised numbers, or places among ``classes``.
-        feature_names: The d features' names.
-        classes: The classes' names; none in regression.
+        y: Labels of the source, shape ``(n,)``: standardised numbers, or indices of ``classes``.
+        feature_names: The names of the d features.
+        classes: The names of the classes; empty in regression.
         scale: Mean and standard deviation of the labels before they were standardised.
-        lines: On which line of its file each row begins, by ``source`` and ``target``.
-        outside: The share of the target's rows that lie outside what the source has, by column.
-        weights: What the source's rows weigh in training, shape ``(n,)``; no weights if None.
-
-    Raises:
-        InputError: If an argument is out of its range; in ``setup``, if a file cannot be used: the message
-            names the file and the place.
+        lines: The line of its file where each row begins, by ``source`` and ``target``.
+        outside: The share of the target's rows whose value the source does not cover, by column.
     """
 
     def __init__(
@@ -72,62 +56,52 @@ class ShiftedTables(LightningDataModule):
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, seed)
         require_known("task", task, Task)
-        require_positive(batch_size=batch_size)
         if label in ignore:
             raise InputError(f"the label {label!r} cannot be ignored")
-        self.files = {"source": source, "target": target}
+        self.files = [Path(source), Path(target)]
         self.label, self.ignore, self.task = label, list(ignore), task
-        self.batch_size, self.seed = batch_size, seed
-        self.weights: Tensor | None = None
         self.classes: list[str] = []
         self.scale = (0.0, 1.0)
-        self._ready = False
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read and check the files; a second call does nothing."""
-        if self._ready:
-            return
-        source, target = (read_table(Path(file)) for file in self.files.values())
+    def _load(self) -> None:
+        source, target = (read_table(file) for file in self.files)
         columns = self._check_columns(source, target)
-        for table in (source, target):
-            if table.empty:
-                raise InputError(f"{table.index.name} has a header and no rows")
         numeric = [column for column in columns if is_numeric(source[column])]
         for table in (source, target):
-            require_numbers(table, numeric)
+            check_rows(table, numeric)
         self._set_labels(source[[self.label]])
         self.lines = {"source": source.index.tolist(), "target": target.index.tolist()}
-        both = pd.concat([source[columns], target[columns]], ignore_index=True)
-        self.outside = {
-            column: _share_outside(source[column], target[column], column in numeric) for column in columns
-        }
-        numbers = both[numeric].apply(to_numbers)
-        self.feature_names = [*numeric]
-        values = [standardized(numbers, numbers)]
-        for column in numeric:
-            if both[column].isna().any():
-                self.feature_names.append(f"{column}_nan")
-                values.append(both[[column]].isna().to_numpy(np.float32))
-        for column in [column for column in columns if column not in numeric]:
-            levels = both[column].nunique()
-            if levels > max(20, len(both) / 2):
-                raise InputError(
-                    f"the column {column} has {levels} different texts in {len(both)} rows, as names and "
-                    f"dates have; leave it out with --ignore"
-                )
-            names, of_column = indicators(both[column])
-            present = len(names) if both[column].isna().any() else len(names) - 1
-            self.feature_names += names[:present]
-            values.append(of_column[:, :present])
-        self.X = torch.from_numpy(np.concatenate(values, axis=1))
-        self._ready = True
+        self.outside = {c: _share_outside(source[c], target[c], c in numeric) for c in columns}
+        self._encode(pd.concat([source[columns], target[columns]], ignore_index=True), numeric)
+        rows = torch.arange(len(self.X)).split([len(source), len(target)])
+        self.rows = dict(zip(("source", "target"), rows, strict=True))
 
     @property
     def num_source(self) -> int:
         """Number of rows of the source, n."""
         return len(self.y)
+
+    def _encode(self, both: pd.DataFrame, numeric: list[str]) -> None:
+        """Set the features of the rows of both files, and their names."""
+        numbers = both[numeric].apply(to_numbers)
+        gaps = [column for column in numeric if both[column].isna().any()]
+        self.feature_names = [*numeric, *(f"{column}_nan" for column in gaps)]
+        values = [standardized(numbers, numbers), both[gaps].isna().to_numpy(np.float32)]
+        for column in both.columns.difference(numeric, sort=False):
+            levels = both[column].nunique()
+            if levels > max(20, len(both) / 2):
+                raise InputError(
+                    f"the column {column} has {levels} different texts in {len(both)} rows, as names and "
+                    "dates have; leave it out with --ignore"
+                )
+            names, of_column = indicators(both[column])
+            if both[column].notna().all():  # the last indicator, of missing values, is not needed
+                names, of_column = names[:-1], of_column[:, :-1]
+            self.feature_names += names
+            values.append(of_column)
+        self.X = torch.from_numpy(np.concatenate(values, axis=1))
 
     def _check_columns(self, source: pd.DataFrame, target: pd.DataFrame) -> list[str]:
         """Return the columns that are features; raise an InputError unless both files have them."""
@@ -135,32 +109,27 @@ class ShiftedTables(LightningDataModule):
             if column not in source and column not in target:
                 raise InputError(f"--ignore names the column {column!r}, which neither file has")
         if self.label not in source:
-            raise InputError(f"{source.index.name} lacks the column {self.label!r}, which is to be predicted")
+            raise InputError(f"{source.index.name} lacks the column {self.label!r}, the label")
         if self.label in target:
-            raise InputError(
-                f"{target.index.name} has the column {self.label!r}, which is to be predicted; take it out"
-            )
-        ours = [column for column in source if column != self.label and column not in self.ignore]
-        theirs = [column for column in target if column not in self.ignore]
-        for table, others, other in ((target, ours, source), (source, theirs, target)):
-            wrong = [reprlib.repr(column) for column in others if column not in table]
-            if wrong:
-                more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise InputError(f"{target.index.name} has the column {self.label!r}, the label; take it out")
+        features = source.drop(columns=[self.label, *self.ignore], errors="ignore")
+        of_target = target.drop(columns=self.ignore, errors="ignore")
+        for table, other in ((target, features), (source, of_target)):
+            missing = [reprlib.repr(column) for column in other if column not in table]
+            if missing:
                 raise InputError(
-                    f"{table.index.name} lacks the column {wrong[0]}{more} of {other.index.name}; both must "
-                    "have the same columns, but for the label and what --ignore names"
+                    f"{table.index.name} lacks the column {first_of(missing)} of {other.index.name}; both "
+                    "files must have the same columns, except for the label and those that --ignore names"
                 )
-        if not ours:
+        if features.columns.empty:
             raise InputError(f"{source.index.name} has no column to learn from")
-        return [str(column) for column in ours]
+        return [str(column) for column in features]
 
     def _set_labels(self, table: pd.DataFrame) -> None:
         column = table[self.label]
         refuse(table, self.label, column.isna(), "is missing; every row of the source needs its label")
         if column.nunique() < 2:
-            raise InputError(
-                f"{table.index.name}: {self.label} is the same in all rows; nothing is to be learned"
-            )
+            raise InputError(f"{table.index.name}: {self.label} is the same in all rows; it must vary")
         if self.task == "classification" or (self.task == "auto" and not is_numeric(column)):
             codes, classes = pd.factorize(column, sort=True)
             if len(classes) > max(20, len(column) / 2):
@@ -170,32 +139,53 @@ class ShiftedTables(LightningDataModule):
                 )
             self.y, self.classes = torch.from_numpy(codes).long(), [str(name) for name in classes]
             return
-        require_numbers(table, [self.label])
+        check_rows(table, [self.label])
         y = to_numbers(column)
-        if not y.max() > y.min():  # as 1 and 1.0 are
+        if not y.max() > y.min():  # two spellings of one number, such as 1 and 1.0
             raise InputError(f"{table.index.name}: {self.label} is {y.min():g} in all rows")
         self.scale = (float(y.mean()), float(y.std()))
         self.y = torch.tensor(((y - self.scale[0]) / self.scale[1]).to_numpy(np.float32))
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of shuffled batches of the source: X ``(B, d)``, y ``(B,)``, weights if any."""
-        weights = [] if self.weights is None else [self.weights.float()]
-        data = TensorDataset(self.X[: self.num_source], self.y, *weights)
-        batches = ShuffledBatches(self.num_source, self.batch_size, self.seed)
-        return DataLoader(data, batch_size=None, sampler=batches)
+    @property
+    def loss_unit(self) -> float:
+        """The factor that turns a mean loss into the label's unit: squared in regression, 1 for classes."""
+        return 1.0 if self.classes else self.scale[1] ** 2
 
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of the target's features, in the file's order."""
-        return DataLoader(cast(Any, [self.X[self.num_source :]]), batch_size=None)
+    def decode(self, output: Tensor) -> list[str] | npt.NDArray[np.float64]:
+        """Return logits ``(B, q)`` as names of classes, or predictions ``(B,)`` in the label's unit.
+
+        Raises:
+            InputError: If the output is not finite.
+        """
+        require_finite(predictions=output)
+        if self.classes:
+            return [self.classes[i] for i in output.argmax(dim=1).tolist()]
+        mean, deviation = self.scale
+        return (output.double() * deviation + mean).numpy()
+
+    def warnings(self, k: int) -> list[str]:
+        """Return the limits of these files: columns with new values, and classes with fewer than k rows."""
+        outside = sorted(((share, column) for column, share in self.outside.items()), reverse=True)
+        columns = [
+            f"{share:.0%} of the target's rows lie outside what the source has in the column {column}."
+            for share, column in outside[:MAX_COLUMNS]
+            if share > 0.05
+        ]
+        counts = torch.bincount(self.y).tolist() if self.classes else []
+        return columns + [
+            f"The class {name} has {count} rows, fewer than the {k} folds: results for it are unreliable."
+            for name, count in zip(self.classes, counts, strict=True)
+            if count < k
+        ]
 
 
 def _share_outside(source: "pd.Series[Any]", target: "pd.Series[Any]", numeric: bool) -> float:
-    """Return the share of the target's values beyond all of the source's, or of kinds unknown there."""
+    """Return the share of the target's values outside the source's range or not among its categories."""
     if numeric:
         known, values = to_numbers(source), to_numbers(target)
         within = (values >= known.min()) & (values <= known.max())
     else:
         within = target.isin(set(source.dropna()))
-    # What is missing is a kind of its own.
+    # A missing value counts as a category.
     outside = ~within if source.notna().all() else ~within & target.notna()
     return float(outside.mean())

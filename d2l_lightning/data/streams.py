@@ -1,4 +1,4 @@
-"""A stream of examples whose dependency drifts: the weights of a linear model turn, slowly."""
+"""A stream of examples with concept shift: the weights of a linear model rotate slowly."""
 
 import math
 
@@ -7,31 +7,26 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from d2l_lightning.batches import data_generator
+from d2l_lightning.data.batches import data_generator, loader_of
 from d2l_lightning.errors import InputError, require_finite, require_not_negative, require_positive
 
 
 class DriftingStream(LightningDataModule):
-    """Rows that come once, in order, while what they say changes: concept shift.
+    """Rows in a fixed order whose dependency changes from row to row: concept shift.
 
-    Row t is ``y = <w_t, x> + e``, where x and e are normal, and ``w_t`` turns at a constant rate from one
+    Row t is ``y = <w_t, x> + e``, where x and e are normal. ``w_t`` rotates at a constant rate from one
     random direction towards another at a right angle to it.
 
     Args:
         num_inputs: Number of features, d, at least two.
-        num_rows: Number of rows, n.
-        turn: By how many radians the weights turn over the stream.
-        noise: Standard deviation of e.
-        batch_size: Rows that come at a time.
-        seed: Seed of all that is random.
+        num_rows: Rows of the stream, n.
+        turn: The angle by which the true weights rotate over the stream, in radians.
+        noise: Standard deviation of the targets' noise e.
+        batch_size: Rows in a batch of the stream.
+        seed: Seed of all randomness.
 
     Attributes:
-        X: Features, shape ``(n, d)``.
-        y: Targets, shape ``(n,)``.
-        w: The weights at each row, shape ``(n, d)``, of length 1.
-
-    Raises:
-        InputError: If an argument is out of its range.
+        w: The weights of each row, shape ``(n, d)``, of length 1.
 
     Source: Section 4.9.3, concept shift; Section 4.9.4, eq. 4.9.11.
     """
@@ -50,17 +45,15 @@ class DriftingStream(LightningDataModule):
         require_not_negative(noise=noise)
         require_finite(turn=torch.tensor(turn))
         if num_inputs < 2:
-            raise InputError(f"num_inputs must be at least 2, or weights could not turn, not {num_inputs}")
-        self.batch_size = batch_size
+            raise InputError(f"num_inputs must be at least 2 for weights that rotate, not {num_inputs}")
+        self.num_inputs, self.batch_size = num_inputs, batch_size
         generator = data_generator(seed)
         plane, _ = torch.linalg.qr(torch.randn(num_inputs, 2, generator=generator))
         angle = turn * torch.linspace(0, 1, num_rows)[:, None]
         self.w = angle.cos() * plane[:, 0] + angle.sin() * plane[:, 1]
         self.X = torch.randn(num_rows, num_inputs, generator=generator)
-        e = noise * torch.randn(num_rows, generator=generator)
-        self.y = (self.w * self.X).sum(dim=1) + e
+        self.y = (self.w * self.X).sum(dim=1) + noise * torch.randn(num_rows, generator=generator)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the loader of the stream's batches, in its order."""
-        batches = list(zip(self.X.split(self.batch_size), self.y.split(self.batch_size), strict=True))
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        return loader_of(*zip(self.X.split(self.batch_size), self.y.split(self.batch_size), strict=True))

@@ -1,1 +1,1 @@
-"""K members of one architecture trained side by side, in one fit: folds, seeds, settings."""
+"""K members of one architecture (folds, seeds, settings) that are trained side by side in one fit."""

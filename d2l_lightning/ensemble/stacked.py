@@ -1,4 +1,4 @@
-"""K members of one architecture as one module, every parameter stacked along a leading dimension."""
+"""K members of one architecture as one module, with every parameter stacked along a leading dimension."""
 
 import copy
 import inspect
@@ -10,30 +10,30 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from d2l_lightning.errors import InputError
-from d2l_lightning.module import SupervisedModule
+from d2l_lightning.models.base import SupervisedModule
 
-# An element's step in these depends on other elements of its parameter.
+# Optimizers whose step for an element depends on other elements of the parameter.
 _MIXING = (torch.optim.LBFGS, torch.optim.Adafactor, torch.optim.Muon)
 
 
 class StackedModule(SupervisedModule):
-    """Trains K members as each would train alone, all in the same step.
+    """Trains K members in the same steps; each is trained as if it were alone.
 
-    The losses are summed, so that no member touches another's gradient, gradients are clipped for each
-    member on its own, and the optimizer, the one that a member configures, acts elementwise.
+    The loss is the sum of the members' losses, so that no member affects another's gradient. Gradients are
+    clipped for each member separately. The optimizer is the members' own and works elementwise.
 
-    Batches are those of ``StackedData``. Every metric is logged for each member, as
-    ``<stage>/<metric>/<name>``, and as the members' mean, ``<stage>/<metric>``.
+    Batches come from ``StackedData``. Every metric is logged for each member, as ``<stage>/<metric>/<name>``,
+    and as the mean over the members, ``<stage>/<metric>``.
 
     Args:
-        members: Modules of one class with the same hyperparameters, but for the class's ``buffer_hparams``,
-            which differ in their weights and buffers.
-        names: What to call them; ``member_1`` and so on if not given.
+        members: Modules of one class with the same hyperparameters, except the class's ``buffer_hparams``.
+            They may differ in weights and buffers.
+        names: Their names; ``member_1`` and so on if not given.
 
     Raises:
         InputError: If there are no members, they differ in more than weights and buffers, a parameter is
-            frozen in some of them alone, names do not go with them, or their optimizer mixes the elements of
-            a parameter.
+            frozen in only some of them, the names are not unique or not as many as the members, or the
+            optimizer mixes the elements of a parameter.
     """
 
     def __init__(self, members: Sequence[SupervisedModule], names: Sequence[str] | None = None) -> None:
@@ -46,12 +46,12 @@ class StackedModule(SupervisedModule):
             raise InputError(f"{len(names)} names do not go with {len(members)} members")
         self.names = list(names) if names else [f"member_{k + 1}" for k in range(len(members))]
         if len(set(self.names)) < len(self.names):
-            raise InputError(f"names must differ, or one member's metrics would hide another's: {self.names}")
+            raise InputError(f"names must differ, because metrics are logged by name: {self.names}")
         self.num_members = len(self.names)
         self.member_hparams = [dict(member.hparams) for member in members]
-        # A member whose parameters carry the leading dimension: what it configures, it configures for all.
+        # A member whose parameters have the leading dimension, so that its optimizer is that of all members.
         self.stacked = copy.deepcopy(members[0])
-        # Where each of its parameters and buffers is kept: the owner's dictionary and the key in it.
+        # For each of its parameters and buffers, the dictionary that holds it and its key.
         self._slots: list[tuple[dict[str, Any], str]] = []
         for path, owner in self.stacked.named_modules():
             owners = [member.get_submodule(path) for member in members]
@@ -69,7 +69,7 @@ class StackedModule(SupervisedModule):
                     self._slots.append((owner._buffers, name))
 
     def _each(self, method: str, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        """Call a method of every member, its arguments stacked where ``in_dims`` says so."""
+        """Call a method of every member; arguments whose ``in_dims`` is 0 have the leading dimension."""
         stacked = [owner[name] for owner, name in self._slots]
         call = getattr(self.stacked, method)
 
@@ -78,7 +78,7 @@ class StackedModule(SupervisedModule):
                 owner[name] = value
             return call(*state_and_args[len(self._slots) :])
 
-        # torch.func.functional_call puts state in place likewise; on a small model it costs twice as much.
+        # torch.func.functional_call does the same, but takes twice as long for a small model.
         try:
             in_dims = (0,) * len(stacked) + in_dims
             return torch.vmap(of_member, in_dims, randomness="different")(*stacked, *args)
@@ -87,39 +87,39 @@ class StackedModule(SupervisedModule):
                 owner[name] = value
 
     def forward(self, X: Tensor) -> Tensor:
-        """Return every member's predictions, ``(K, B)``, for shared features of shape ``(B, ...)``."""
+        """Return the predictions of every member, shape ``(K, B)``, for features of shape ``(B, ...)``."""
         return self._each("forward", (None,), X)
 
     def loss(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the members' losses, ``(K,)``."""
+        """Return the loss of each member, shape ``(K,)``."""
         return self._each("loss", (0, 0, None if weight is None else 0), X, y, weight)
 
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of each member's examples, ``(K, B)``; examples of shape ``(B,)`` are shared."""
+        """Return the losses of the members' examples, ``(K, B)``; members share a y of shape ``(B,)``."""
         dim = 0 if y.ndim > 1 else None
         return self._each("example_losses", (dim, dim), X, y)
 
     def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Return what is averaged over each member's examples, ``(K, B)``; ``(B,)`` ones are shared."""
+        """Return the metrics of the members' examples, ``(K, B)``; members share a y of shape ``(B,)``."""
         dim = 0 if y.ndim > 1 else None
         return self._each("example_metrics", (dim, dim), X, y)
 
     def epoch_metrics(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the members' metrics, ``(K,)``."""
+        """Return the metrics of each member, shape ``(K,)``."""
         return self.stacked.epoch_metrics(means)
 
     def name_of(self, index: int) -> str:
-        """Return the name of a member."""
+        """Return the name of the member at ``index``."""
         return self.names[index]
 
     def log_metrics(self, metrics: dict[str, Tensor]) -> None:
-        """Log an epoch's metrics of every member, and their mean."""
+        """Log the metrics of an epoch: of every member, and their mean."""
         row: dict[str, float] = {"epoch": self.current_epoch}
         for metric, values in metrics.items():
             name = self.log_prefix + metric
             row[name] = values.mean().item()
             row.update({f"{name}/{member}": v for member, v in zip(self.names, values.tolist(), strict=True)})
-            # A name that passes through `log` costs 0.3 ms an epoch: only what one would monitor does.
+            # `log` takes 0.3 ms per name and epoch, so it gets only the metrics that a callback may monitor.
             if not metric.startswith("train/"):
                 self.log(name, row[name], logger=False)
         if not self.trainer.sanity_checking:
@@ -127,7 +127,7 @@ class StackedModule(SupervisedModule):
                 logger.log_metrics(row, step=self.global_step)
 
     def configure_optimizers(self) -> Any:
-        """Return what a member configures, over the stacked parameters."""
+        """Return the members' optimizer for the stacked parameters."""
         configured = self.stacked.configure_optimizers()
         for optimizer in _optimizers(configured):
             if isinstance(optimizer, _MIXING):
@@ -143,7 +143,7 @@ class StackedModule(SupervisedModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip each member's gradient on its own, by its norm over all its parameters, or by value."""
+        """Clip the gradient of each member separately, by value or by its own norm over all parameters."""
         if gradient_clip_val is None:
             return
         if gradient_clip_algorithm == "value":
@@ -156,10 +156,11 @@ class StackedModule(SupervisedModule):
             gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
 
     def unstack(self) -> list[SupervisedModule]:
-        """Return the members, each a module of its own with the weights it has now."""
+        """Return the members as modules of their own, with their present weights."""
         state = self.stacked.state_dict()
         members = []
-        arguments = inspect.signature(type(self.stacked)).parameters  # hparams hold those of base classes too
+        # The hyperparameters of base classes are in hparams too.
+        arguments = inspect.signature(type(self.stacked)).parameters
         for k, hparams in enumerate(self.member_hparams):
             member = type(self.stacked)(**{name: hparams[name] for name in arguments if name in hparams})
             member.load_state_dict({name: value[k] for name, value in state.items()})
@@ -170,7 +171,7 @@ class StackedModule(SupervisedModule):
 
 
 def _optimizers(configured: Any) -> list[Optimizer]:
-    """Return the optimizers of what ``configure_optimizers`` returns, in whichever form."""
+    """Return the optimizers in any of the forms that ``configure_optimizers`` may return."""
     if isinstance(configured, Optimizer):
         return [configured]
     if isinstance(configured, Mapping):
@@ -181,5 +182,5 @@ def _optimizers(configured: Any) -> list[Optimizer]:
 
 
 def _common(member: SupervisedModule) -> dict[str, Any]:
-    """Return the hyperparameters that all members must share."""
+    """Return the hyperparameters that must be the same for all members."""
     return {name: value for name, value in member.hparams.items() if name not in member.buffer_hparams}

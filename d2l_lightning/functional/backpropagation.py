@@ -12,7 +12,7 @@ from d2l_lightning.functional.risk import num_examples
 
 
 class Parameters(NamedTuple):
-    """The weights and biases of d inputs, h hidden units and q outputs; or the gradients of J for them."""
+    """Weights and biases of d inputs, h hidden units and q outputs, or the gradients of J for them."""
 
     W1: Tensor  # (h, d)
     b1: Tensor  # (h,)
@@ -21,7 +21,7 @@ class Parameters(NamedTuple):
 
 
 class Variables(NamedTuple):
-    """What forward propagation computes for B examples, and backpropagation reuses."""
+    """The variables that forward propagation computes for B examples and backpropagation reuses."""
 
     z: Tensor  # (B, h), before the activation
     h: Tensor  # (B, h), after it
@@ -37,7 +37,7 @@ Function = Callable[[Tensor], Tensor]
 def forward(
     X: Tensor, y: Tensor, parameters: Parameters, phi: Function, lambd: float, weight: Tensor | None = None
 ) -> Variables:
-    """Propagate a batch forward to the objective.
+    """Return the objective of a batch and the variables that it is computed from.
 
     Args:
         X: Features, shape ``(B, d)``.
@@ -45,12 +45,9 @@ def forward(
         parameters: The weights, and the biases that exercise 2 adds; a bias is not regularized.
         phi: The activation function.
         lambd: The regularization constant, lambda.
-        weight: How much each example counts, shape ``(B,)``; alike if not given.
+        weight: The weight of each example, shape ``(B,)``; 1 if not given.
 
-    Returns:
-        All intermediate variables, and the objective.
-
-    Source: Section 4.7.1, eqs. 4.7.1 to 4.7.6, with rows for examples; the loss is the cross-entropy.
+    Source: Section 4.7.1, eqs. 4.7.1 to 4.7.6, for a batch; the loss is the cross-entropy.
     """
     W1, b1, W2, b2 = parameters
     z = X @ W1.T + b1  # (4.7.1)
@@ -70,25 +67,15 @@ def backward(
     lambd: float,
     weight: Tensor | None = None,
 ) -> Parameters:
-    """Propagate the gradient of the objective back to the parameters, by the chain rule alone.
+    """Return the gradient of J for each parameter, in the parameter's shape, by the chain rule.
 
-    Args:
-        X: Features, shape ``(B, d)``.
-        y: Classes, shape ``(B,)``.
-        parameters: The weights and biases.
-        variables: What ``forward`` returned for all these.
-        phi_derivative: The derivative of the activation function.
-        lambd: The regularization constant, lambda.
-        weight: How much each example counts, shape ``(B,)``; alike if not given.
-
-    Returns:
-        The gradient of J for each parameter, of its shape.
+    Arguments are those of ``forward``, with the variables that it returned, and the derivative of phi.
 
     Source: Section 4.7.3, eqs. 4.7.8 to 4.7.14; exercise 2 for the biases.
     """
     W1, _, W2, _ = parameters
     z, h, o, *_ = variables
-    # (4.7.8): J = L + s changes as L and s do, by a factor of 1.
+    # (4.7.8): the gradients of J = L + s for L and s are 1.
     truth = torch.zeros_like(o).scatter_(1, y[:, None], 1.0)
     dJ_do = shares(y, weight, o)[:, None] * (softmax(o) - truth)  # (4.7.9), (B, q)
     ds_dW1, ds_dW2 = lambd * W1, lambd * W2  # (4.7.10)
@@ -96,11 +83,11 @@ def backward(
     dJ_dh = dJ_do @ W2  # (4.7.12), (B, h)
     dJ_dz = dJ_dh * phi_derivative(z)  # (4.7.13), (B, h)
     dJ_dW1 = dJ_dz.T @ X + ds_dW1  # (4.7.14)
-    # Exercise 2: a bias is added to z or o, so its gradient is theirs, summed over the examples.
+    # Exercise 2: a bias is added to z or o, so its gradient is the sum of theirs over the examples.
     return Parameters(dJ_dW1, dJ_dz.sum(dim=0), dJ_dW2, dJ_do.sum(dim=0))
 
 
 def shares(y: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:
-    """Return what each example's loss counts in the risk (4.9.5): shape ``(B,)``, of the type of ``like``."""
+    """Return the share of each example in the risk (eq. 4.9.5): shape ``(B,)``, the type of ``like``."""
     weight = torch.ones_like(y, dtype=like.dtype) if weight is None else weight.to(like.dtype)
     return weight / num_examples(weight)

@@ -1,4 +1,4 @@
-"""Covariate shift: weights from a domain classifier's log-odds, what they are worth, whether there is any."""
+"""Covariate shift: importance weights, how much they are worth, and the statistics of a test for shift."""
 
 import math
 
@@ -7,31 +7,25 @@ from torch import Tensor
 
 from d2l_lightning.errors import InputError, require_finite, require_positive
 
-# Rows that are dealt out at a time.
+# Random keys of a permutation test that are in memory at a time.
 CHUNK = 4_000_000
 
 
 def importance_weights(h: Tensor, num_source: int, num_target: int, cap: float) -> Tensor:
-    """Return how much more frequent examples are in the target than in the source, at most c.
+    """Return by which factor examples are more frequent in the target: ``min(n / m * exp(h), c)``, float64.
+
+    The book has n = m, so its factor is 1.
 
     Args:
-        h: A domain classifier's log-odds that each example is of the target, any shape.
-        num_source: Rows of the source that the odds are for: those that the classifier was trained on, n.
-        num_target: Those of the target, m.
-        cap: c, the greatest weight.
-
-    Returns:
-        ``min(n / m * exp(h), c)``, of that shape, in double precision. The factor is 1 in the book, which has
-        n = m; without it, odds of 1 would say no more than that the target has fewer rows.
+        h: A domain classifier's log-odds that each example is from the target, any shape.
+        num_source: Number of source rows that the classifier was trained on, n.
+        num_target: Number of target rows that it was trained on, m.
+        cap: The greatest weight, c.
 
     Raises:
         InputError: If a number is out of its range or h is not finite.
 
     Source: Section 4.9.3, eqs. 4.9.4 to 4.9.7.
-
-    Example:
-        >>> importance_weights(torch.tensor([0.0, 5.0]), 100, 100, cap=20.0)
-        tensor([ 1., 20.], dtype=torch.float64)
     """
     require_positive(num_source=num_source, num_target=num_target, cap=cap)
     require_finite(h=h)
@@ -39,13 +33,7 @@ def importance_weights(h: Tensor, num_source: int, num_target: int, cap: float) 
 
 
 def effective_sample_size(weights: Tensor) -> float:
-    """Return how many examples without weights would tell as much as these: ``(sum w)^2 / sum w^2``.
-
-    Args:
-        weights: Not negative, shape ``(n,)``.
-
-    Returns:
-        A number from 1 to n.
+    """Return how many unweighted examples hold as much information: ``(sum w)^2 / sum w^2``, from 1 to n.
 
     Raises:
         InputError: If a weight is negative or not finite, or all are 0.
@@ -59,18 +47,41 @@ def effective_sample_size(weights: Tensor) -> float:
     return (shares.sum() ** 2 / shares.square().sum()).item()
 
 
+def importance_weighted_mean(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an estimate of the target's mean of values known for the source, and its standard error.
+
+    The values, such as losses, and the importance weights have shape ``(n,)``. The standard error takes the
+    weights as given.
+
+    Source: Sugiyama, Krauledat and Müller, "Covariate Shift Adaptation by Importance Weighted Cross
+    Validation" (2007).
+    """
+    shares = weights / weights.sum()
+    mean = (shares * values).sum()
+    return mean, (shares * (values - mean)).square().sum().sqrt()
+
+
+def mean_differences(source: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return how far the target's mean of each feature is above the source's, in standard deviations.
+
+    The result is float64, shape ``(d,)``; 0 for a feature that does not vary. The source has shape
+    ``(n, d)``, the target ``(m, d)``, and the importance weights of the source are float64 ``(n,)``.
+    """
+    source, target = source.double(), target.double()
+    deviation = torch.cat([source, target]).std(dim=0)
+    deviation[deviation < 1e-6] = torch.inf
+    mean = source.mean(dim=0) if weights is None else weights @ source / weights.sum()
+    return (target.mean(dim=0) - mean) / deviation
+
+
 def uncovered_share(source_scores: Tensor, target_scores: Tensor) -> float:
-    """Return the share of the target's examples that look more like the target than any of the source's.
+    """Return the share of the target whose scores are above all scores of the source.
 
-    Where the target has mass and the source has none, no weight can make up for what was never seen.
-
-    Args:
-        source_scores: A domain classifier's scores of the source, shape ``(n,)``; greater is more like the
-            target.
-        target_scores: Those of the target, shape ``(m,)``.
+    Weights cannot replace examples that the source does not have. The scores are those of a domain
+    classifier, shapes ``(n,)`` and ``(m,)``; a greater score means more like the target.
 
     Raises:
-        InputError: If a side is empty or a score not finite.
+        InputError: If there are no scores or a score is not finite.
 
     Source: Section 4.9.3, covariate shift correction.
     """
@@ -79,44 +90,33 @@ def uncovered_share(source_scores: Tensor, target_scores: Tensor) -> float:
 
 
 def area_under_curve(source_scores: Tensor, target_scores: Tensor) -> float:
-    """Return the probability that a random example of the target has the greater score; ties count half.
+    """Return the probability that a random target example has the greater score; ties count half.
 
-    Args:
-        source_scores: Shape ``(n,)``.
-        target_scores: Shape ``(m,)``.
-
-    Returns:
-        The area under the receiver operating characteristic; 0.5 where scores tell nothing.
+    This is the area under the receiver operating characteristic (AUC): 0.5 for scores without information.
+    The scores have the shapes ``(n,)`` and ``(m,)``.
 
     Raises:
-        InputError: If a side is empty or a score not finite.
+        InputError: If there are no scores or a score is not finite.
 
     Source: Mann and Whitney (1947).
     """
     _require_scores(source_scores, target_scores)
-    ranks = _mid_ranks(torch.cat([source_scores, target_scores]))
-    return _area(ranks[len(source_scores) :].sum(), len(source_scores), len(target_scores)).item()
+    n, m = len(source_scores), len(target_scores)
+    rank_sum = _mid_ranks(torch.cat([source_scores, target_scores]))[n:].sum()
+    return ((rank_sum - m * (m + 1) / 2) / (n * m)).item()
 
 
 def permutation_p_value(
     source_scores: Tensor, target_scores: Tensor, num_permutations: int, generator: torch.Generator
 ) -> float:
-    """Return how often scores dealt out to the two sides at random have so great an area under the curve.
+    """Return the p-value of the AUC, ``(1 + number of permutations with as great an AUC) / (1 + P)``.
 
-    The scores must be of examples that the classifier was not trained on; then, without shift, they are
-    exchangeable, and the p-value is at most p with a probability of at most p, however small the sample.
-
-    Args:
-        source_scores: Shape ``(n,)``.
-        target_scores: Shape ``(m,)``.
-        num_permutations: P.
-        generator: What deals them out, on the CPU.
-
-    Returns:
-        ``(1 + how many are as great) / (1 + P)``.
+    P is the number of random permutations of the scores, whose shapes are ``(n,)`` and ``(m,)``. The
+    classifier must not have been trained on these examples. Then their scores are exchangeable if there is no
+    shift, and the test is exact for samples of any size. The generator is on the CPU.
 
     Raises:
-        InputError: If a side is empty, a score not finite or the number not positive.
+        InputError: If there are no scores, a score is not finite or P is not positive.
 
     Source: Exercise 2 of Section 4.9; Phipson and Smyth (2010).
     """
@@ -124,13 +124,13 @@ def permutation_p_value(
     _require_scores(source_scores, target_scores)
     n, m = len(source_scores), len(target_scores)
     ranks = _mid_ranks(torch.cat([source_scores, target_scores]).cpu())
-    few = min(n, m)  # the smaller side's ranks tell all, as those of both have one sum
-    observed, greater = ranks[n:].sum(), 0
-    for at_once in torch.arange(num_permutations).split(max(1, CHUNK // (n + m))):
-        keys = torch.rand(len(at_once), n + m, generator=generator)
-        sums = ranks[keys.topk(few, sorted=False).indices].sum(dim=1)
-        greater += int(((ranks.sum() - sums if few < m else sums) >= observed).sum())
-    return (1 + greater) / (1 + num_permutations)
+    smaller = min(n, m)  # the rank sums of both sides add up to a constant, so the smaller side is enough
+    observed, as_great = ranks[n:].sum(), 0
+    for chunk in torch.arange(num_permutations).split(max(1, CHUNK // (n + m))):
+        keys = torch.rand(len(chunk), n + m, generator=generator)
+        sums = ranks[keys.topk(smaller, sorted=False).indices].sum(dim=1)
+        as_great += int(((ranks.sum() - sums if smaller < m else sums) >= observed).sum())
+    return (1 + as_great) / (1 + num_permutations)
 
 
 def _require_scores(source_scores: Tensor, target_scores: Tensor) -> None:
@@ -141,10 +141,6 @@ def _require_scores(source_scores: Tensor, target_scores: Tensor) -> None:
 
 
 def _mid_ranks(values: Tensor) -> Tensor:
-    """Return each value's place in their order, from 1 on; equal values share the mean of theirs."""
+    """Return the rank of each value, counted from 1; equal values share the mean of their ranks."""
     _, group, counts = values.unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - (counts - 1) / 2)[group].double()
-
-
-def _area(rank_sum: Tensor, n: int, m: int) -> Tensor:
-    return (rank_sum - m * (m + 1) / 2) / (n * m)

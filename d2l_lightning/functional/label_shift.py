@@ -1,28 +1,27 @@
-"""Label shift: which share each class has in a target whose labels nobody has seen."""
+"""Label shift: the class shares of a target without labels."""
 
 import torch
 from torch import Tensor
 
 from d2l_lightning.errors import InputError, require_finite
 
-# Of the confusion matrix. Beyond it, an error in the mean prediction comes back a thousand times as large.
+# The greatest condition number of a confusion matrix: it bounds how much errors of the mean prediction grow.
 MAX_CONDITION = 1e3
+# The most steps of projected gradient descent.
 STEPS = 5000
 
 
 def confusion_matrix(probabilities: Tensor, y: Tensor) -> Tensor:
-    """Return what a classifier makes of each class on held-out rows of the source.
+    """Return C, float64 ``(k, k)``, whose column j is the mean prediction of the rows of class j.
+
+    The book describes fractions of all predictions, but eq. 4.9.10 needs the fractions within each class.
 
     Args:
-        probabilities: The classifier's, shape ``(n, k)``; one-hot rows for hard predictions.
+        probabilities: Predictions for held-out rows of the source, shape ``(n, k)``; one-hot if hard.
         y: Classes, shape ``(n,)``.
 
-    Returns:
-        C, shape ``(k, k)``, double precision: column j is the mean prediction where the class is j. (The book
-        tells fractions of all predictions; eq. 4.9.10 holds for those of each class.)
-
     Raises:
-        InputError: If the shapes do not match, or a class is absent.
+        InputError: If the shapes do not match or a class is missing.
 
     Source: Section 4.9.3.
     """
@@ -40,50 +39,46 @@ def confusion_matrix(probabilities: Tensor, y: Tensor) -> Tensor:
 
 
 def require_all_classes(y: Tensor, k: int) -> None:
-    """Raise an InputError that names the classes from 0 to k - 1 that y lacks, or what else it holds."""
-    lacking = sorted(set(range(k)) - set(y.tolist()))
-    if lacking:
-        raise InputError(f"the held-out rows of the source lack the classes {lacking}; hold out more of them")
+    """Raise an InputError unless y holds every class from 0 to k - 1 and nothing else."""
+    missing = sorted(set(range(k)) - set(y.tolist()))
+    if missing:
+        raise InputError(f"the held-out rows of the source lack the classes {missing}; hold out more of them")
     if y.min() < 0 or y.max() >= k:
-        raise InputError(f"classes must be from 0 to {k - 1}; there are some from {y.min()} to {y.max()}")
+        raise InputError(f"classes must be from 0 to {k - 1}, but they are from {y.min()} to {y.max()}")
 
 
 def label_distribution(C: Tensor, mean_prediction: Tensor) -> Tensor:
-    """Return the shares of the classes, p(y), that explain a classifier's mean prediction on the target.
+    """Return the class shares of the target: the solution p of ``C p = mu``, shape ``(k,)``.
+
+    If that has negative entries, it is the distribution with the least ``|C p - mu|`` instead.
 
     Args:
         C: The confusion matrix, shape ``(k, k)``.
-        mean_prediction: The mean over the target's rows of what the classifier predicts, mu, shape ``(k,)``.
-
-    Returns:
-        The p with ``C p = mu``, shape ``(k,)``; where that is no distribution, the one with the least
-        ``|C p - mu|``.
+        mean_prediction: The classifier's mean prediction over the target's rows, mu, shape ``(k,)``.
 
     Raises:
-        InputError: If the shapes do not match, or C is too near to a singular matrix for p to be found.
+        InputError: If the shapes do not match or C is nearly singular.
 
     Source: Section 4.9.3, eq. 4.9.10.
     """
     if C.ndim != 2 or C.shape != (len(mean_prediction),) * 2:
-        raise InputError(
-            f"C of shape {tuple(C.shape)} does not go with mean_prediction of shape "
-            f"{tuple(mean_prediction.shape)}"
-        )
+        shape = tuple(mean_prediction.shape)
+        raise InputError(f"C of shape {tuple(C.shape)} does not go with mean_prediction of shape {shape}")
     C, mu = C.double(), mean_prediction.double()
     require_finite(C=C, mean_prediction=mu)
     condition = torch.linalg.cond(C).item()
     if not condition < MAX_CONDITION:
         raise InputError(
-            f"the confusion matrix is singular or nearly so (condition {condition:.3g}): the classifier does "
-            "not tell the classes apart well enough"
+            f"the confusion matrix is singular or nearly so (condition number {condition:.3g}): the "
+            "classifier does not separate the classes well enough"
         )
     p = torch.linalg.solve(C, mu)
     if p.min() >= 0:
         return p / p.sum()
-    return _on_simplex(C, mu)
+    return _constrained_solution(C, mu)
 
 
-def _on_simplex(C: Tensor, mu: Tensor) -> Tensor:
+def _constrained_solution(C: Tensor, mu: Tensor) -> Tensor:
     """Return the distribution p with the least |C p - mu|, by accelerated projected gradient descent."""
     step = 1 / torch.linalg.matrix_norm(C, 2) ** 2
 
@@ -97,13 +92,13 @@ def _on_simplex(C: Tensor, mu: Tensor) -> Tensor:
         following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
         point = p + (momentum - 1) / following * (p - before)
         momentum = following
-        if (p - descend(p)).abs().max() < 1e-12:  # p itself, not the point ahead of it, has come to rest
+        if (p - descend(p)).abs().max() < 1e-12:  # at p itself: the extrapolated point may still move
             break
     return p
 
 
 def project_onto_simplex(v: Tensor) -> Tensor:
-    """Return the distribution that is nearest to v, shape ``(k,)``.
+    """Return the distribution nearest to v, shape ``(k,)``.
 
     Source: Duchi et al., "Efficient Projections onto the l1-Ball" (2008), algorithm 1.
     """

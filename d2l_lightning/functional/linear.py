@@ -1,51 +1,42 @@
-"""The linear model: its predictions, its analytic solution, and the step by which it learns."""
+"""The linear model: predictions, exact solutions, and the step of gradient descent."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from d2l_lightning.errors import InputError, require_finite
+from d2l_lightning.functional.regression import squared_loss
 
 
 def linear(X: Tensor, w: Tensor, b: Tensor | float = 0.0) -> Tensor:
-    """The predictions of a linear model.
-
-    Args:
-        X: The design matrix, shape ``(n, d)``.
-        w: One weight for each feature, shape ``(d,)``.
-        b: The bias.
-
-    Returns:
-        ``X w + b``, shape ``(n,)``, in the unit of the bias.
+    """Return predictions ``X w + b``, shape ``(n,)``, for X of shape ``(n, d)`` and w of shape ``(d,)``.
 
     Raises:
-        InputError: If X does not have as many features as w has weights.
+        InputError: If the number of features is not the number of weights.
 
     Source: Section 3.1, eq. 3.1.4.
     """
     if X.shape[-1] != w.shape[-1]:
-        raise InputError(
-            f"X has {X.shape[-1]} features and w has {w.shape[-1]} weights; they must be as many"
-        )
+        raise InputError(f"X has {X.shape[-1]} features and w has {w.shape[-1]} weights; they must match")
     return X @ w + b
 
 
 def least_squares(X: Tensor, y: Tensor) -> Tensor:
-    """The weights that minimise the squared loss, by the singular value decomposition of the design matrix.
+    """Return the weights, shape ``(d,)``, that minimise the squared loss.
 
-    It solves eq. 3.1.8 without forming ``X^T X``, whose condition number is that of X squared. For a model
-    with a bias, X gets a column of ones.
+    They are computed from the singular value decomposition of X. This solves eq. 3.1.8 without ``X^T X``,
+    whose condition number is the square of that of X.
 
     Args:
         X: The design matrix, shape ``(n, d)``, of rank d. Its columns may differ in scale.
         y: The targets, shape ``(n,)``.
 
-    Returns:
-        The weights, shape ``(d,)``.
-
     Raises:
-        InputError: If shapes do not match, a number is not finite, or X has a rank below d.
+        InputError: If shapes do not match, a number is not finite, or the rank of X is below d.
 
     Source: Section 3.1, eq. 3.1.9.
 
@@ -58,11 +49,11 @@ def least_squares(X: Tensor, y: Tensor) -> Tensor:
         raise InputError(f"X of shape {tuple(X.shape)} does not go with y of shape {tuple(y.shape)}")
     require_finite(X=X, y=y)
     scale = X.norm(dim=0)
-    scale = torch.where(scale > 0, scale, 1)  # a column of zeros stays one, and lowers the rank
+    scale = torch.where(scale > 0, scale, 1)  # a column of zeros is not scaled; it lowers the rank
     U, singular, Vh = torch.linalg.svd(X / scale, full_matrices=False)
-    # Rounding errors of n rows grow as the root of n.
-    errors = max(math.sqrt(len(X)), X.shape[1]) * torch.finfo(X.dtype).eps
-    rank = int((singular > errors * singular.amax()).sum()) if len(singular) else 0
+    # The rounding errors of n rows grow with the square root of n.
+    tolerance = max(math.sqrt(len(X)), X.shape[1]) * torch.finfo(X.dtype).eps
+    rank = int((singular > tolerance * singular.amax()).sum()) if len(singular) else 0
     if rank < X.shape[1]:
         raise InputError(
             f"the design matrix X has rank {rank} and {X.shape[1]} columns, so its solution is not unique: "
@@ -71,16 +62,66 @@ def least_squares(X: Tensor, y: Tensor) -> Tensor:
     return Vh.T @ ((U.T @ y) / singular) / scale
 
 
-def sgd_update(parameter: Tensor, gradient: Tensor, lr: float) -> Tensor:
-    """One step of minibatch stochastic gradient descent.
+def least_squares_with_bias(X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ``least_squares`` weights, shape ``(d,)``, and bias, shape ``()``; X without ones."""
+    solution = least_squares(pad(X, (0, 1), value=1.0), y)
+    return solution[:-1], solution[-1]
+
+
+def least_squares_losses(X: Tensor, y: Tensor, num_train: int) -> Tensor:
+    """Return the mean squared loss on the first ``num_train`` rows and on the others, shape ``(2,)``.
+
+    The weights are the ``least_squares`` solution of the first ``num_train`` rows. Source: Section 4.4.6,
+    exercise 1.
+    """
+    w = least_squares(X[:num_train], y[:num_train])
+    losses = squared_loss(linear(X, w), y)
+    return torch.stack([losses[:num_train].mean(), losses[num_train:].mean()])
+
+
+def nested_least_squares_losses(X: Tensor, y: Tensor, num_train: int) -> Tensor:
+    """Return the ``least_squares_losses`` of the first column of X, of the first two, and so on.
+
+    The shape is ``(m, 2)``, where m is the largest number of columns for which the solution is unique.
+
+    Raises:
+        InputError: If the first column alone has no unique solution.
+    """
+    losses = [least_squares_losses(X[:, :1].contiguous(), y, num_train)]
+    for d in range(2, X.shape[1] + 1):
+        try:
+            losses.append(least_squares_losses(X[:, :d].contiguous(), y, num_train))
+        except InputError:
+            break
+    return torch.stack(losses)
+
+
+def medians_by_amount(
+    measure: Callable[[Tensor, Tensor], Tensor],
+    names: Sequence[str],
+    draw: Callable[[int], Iterable[tuple[Tensor, Tensor]]],
+    amounts: Sequence[int],
+) -> dict[str, list[float]]:
+    """Return the numbers of rows, named ``n``, and the medians of what is measured on data sets of that size.
 
     Args:
-        parameter: The values before the step, any shape.
-        gradient: The gradient of the batch's mean loss with respect to them, of that shape.
-        lr: The learning rate.
+        measure: Returns m values, shape ``(m,)``, for X and y. Numbers of rows for which it raises an
+            InputError, because they are too few, are left out.
+        names: The names of the m values.
+        draw: Returns several data sets, pairs of X and y, with a given number of rows to learn from.
+        amounts: The numbers of rows.
 
-    Returns:
-        ``parameter - lr * gradient``.
+    Source: Section 3.5.6, exercise 5; Section 4.4.6, exercise 2.
+    """
+    rows: list[list[float]] = []
+    for n in amounts:
+        with suppress(InputError):
+            rows.append([n, *torch.stack([measure(*part) for part in draw(n)]).median(dim=0).values.tolist()])
+    return {name: [row[i] for row in rows] for i, name in enumerate(("n", *names))}
+
+
+def sgd_update(parameter: Tensor, gradient: Tensor, lr: float) -> Tensor:
+    """Return ``parameter - lr * gradient``, a step of minibatch SGD; the gradient is that of the mean loss.
 
     Source: Section 3.1, eq. 3.1.10.
     """

@@ -9,15 +9,7 @@ from d2l_lightning.errors import require_positive, require_same_shape
 
 
 def normal_density(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """The density of the normal distribution.
-
-    Args:
-        x: Where, any shape.
-        mean: The mean, in the unit of x.
-        std: The standard deviation, in that unit.
-
-    Returns:
-        The density, of the shape of x, in the inverse of its unit.
+    """Return the density of the normal distribution at the points x, in the inverse of the unit of x.
 
     Raises:
         InputError: If the standard deviation is not positive.
@@ -29,15 +21,9 @@ def normal_density(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
 
 
 def gaussian_negative_log_likelihood(y_hat: Tensor, y: Tensor, std: float = 1.0) -> Tensor:
-    """The negative log-likelihood of targets that are predictions plus independent normal noise.
+    """Return the negative log-likelihood of targets, ``(n,)``, under normal noise: a scalar.
 
-    Args:
-        y_hat: Predictions, shape ``(n,)``.
-        y: Targets, of that shape and unit.
-        std: The standard deviation of the noise, in that unit.
-
-    Returns:
-        The sum over all targets, a scalar.
+    They are predictions plus independent noise with this standard deviation; all have the same unit.
 
     Raises:
         InputError: If the standard deviation is not positive, or the shapes differ.

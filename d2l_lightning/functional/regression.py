@@ -6,33 +6,18 @@ from d2l_lightning.errors import require_same_shape
 
 
 def squared_loss(y_hat: Tensor, y: Tensor) -> Tensor:
-    """Half the squared error of each example.
-
-    Args:
-        y_hat: Predictions, any shape.
-        y: Targets, of the same shape and unit.
-
-    Returns:
-        ``(y_hat - y)**2 / 2``, of that shape, in the square of the unit.
+    """Return half the squared error of each example, ``(y_hat - y)**2 / 2``, in the square of the unit of y.
 
     Raises:
         InputError: If the shapes differ.
 
     Source: Section 3.1, eq. 3.1.5.
     """
-    require_same_shape(y_hat=y_hat, y=y)
-    return (y_hat - y).square() / 2
+    return squared_error(y_hat, y) / 2
 
 
 def squared_error(y_hat: Tensor, y: Tensor) -> Tensor:
-    """The squared error of each example: the squared loss without its factor of a half.
-
-    Args:
-        y_hat: Predictions, any shape.
-        y: Targets, of the same shape and unit.
-
-    Returns:
-        ``(y_hat - y)**2``, of that shape, in the square of the unit.
+    """Return the squared error of each example, ``(y_hat - y)**2``, in the square of the unit of y.
 
     Raises:
         InputError: If the shapes differ.
@@ -44,37 +29,22 @@ def squared_error(y_hat: Tensor, y: Tensor) -> Tensor:
 
 
 def squared_log_error(y_hat: Tensor, y: Tensor) -> Tensor:
-    """The squared error of each example's logarithm, with predictions below 1 taken as 1.
-
-    Args:
-        y_hat: Predictions, any shape.
-        y: Positive targets, of the same shape and unit.
-
-    Returns:
-        ``(log(max(y_hat, 1)) - log(y))**2``, of that shape, without unit.
+    """Return the squared error of each logarithm, ``(log(max(y_hat, 1)) - log(y))**2``, without a unit.
 
     Raises:
         InputError: If the shapes differ.
 
-    Source: Section 4.10, the summand of eq. 4.10.2.
+    Source: Section 4.10, a summand of eq. 4.10.2; the targets are positive.
     """
     require_same_shape(y_hat=y_hat, y=y)
     return (y_hat.clamp(min=1).log() - y.log()).square()
 
 
 def log_rmse(y_hat: Tensor, y: Tensor) -> Tensor:
-    """The root mean squared error of the logarithms, over all examples at once.
+    """Return the root mean squared error of the logarithms, over all examples at once: a scalar.
 
-    An error of ``d`` says that a prediction is typically off by a factor of ``exp(d)``.
-
-    Args:
-        y_hat: Predictions, shape ``(n,)``; those below 1 count as 1.
-        y: Positive targets, shape ``(n,)``, in the same unit.
-
-    Returns:
-        A scalar without unit.
-
-    Source: Section 4.10, eq. 4.10.2.
+    With an error of ``d``, predictions are typically off by a factor of ``exp(d)``. Predictions below 1 count
+    as 1. Source: Section 4.10, eq. 4.10.2.
 
     Example:
         >>> log_rmse(torch.tensor([100.0, 300.0]), torch.tensor([200.0, 300.0]))

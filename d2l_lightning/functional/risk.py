@@ -1,23 +1,15 @@
-"""Empirical risk, plain and weighted."""
+"""Empirical risk, with or without weights."""
 
 from torch import Tensor
 
 
 def empirical_risk(losses: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the mean loss of examples, each multiplied by its weight if there are weights.
+    """Return the mean of losses of shape ``(n,)``, each multiplied by its weight if given: a scalar.
 
-    The mean is over the number of examples, not over their weight: a minibatch is then as good an estimate of
-    all examples' risk whatever its examples happen to weigh. An example that weighs 0 is none, such as those
-    that fill up a batch; a batch of nothing else has a risk of 0.
-
-    Args:
-        losses: Shape ``(n,)``.
-        weight: Not negative, with a mean of about 1 over all examples, shape ``(n,)``.
-
-    Returns:
-        A scalar.
-
-    Source: Section 4.9.3, eqs. 4.9.1 and 4.9.5.
+    The sum is divided by the number of examples, not by the sum of their weights. The risk of a minibatch is
+    then an unbiased estimate of the risk of all examples. Examples of weight 0 pad a batch and are not
+    counted; the risk of a batch that has only those is 0. Weights, shape ``(n,)``, are not negative, with a
+    mean of about 1 over all examples. Source: Section 4.9.3, eqs. 4.9.1 and 4.9.5.
 
     Example:
         >>> empirical_risk(Tensor([1.0, 2.0, 9.0]), Tensor([0.5, 1.5, 0.0]))
@@ -27,5 +19,5 @@ def empirical_risk(losses: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def num_examples(weight: Tensor) -> Tensor:
-    """Return how many examples weigh anything, at least 1: shape ``(...)`` for weights ``(..., n)``."""
+    """Return the number of nonzero weights, at least 1: shape ``(...)`` for weights of shape ``(..., n)``."""
     return (weight != 0).sum(dim=-1).clamp(min=1)

@@ -1,49 +1,39 @@
-"""A perceptron whose gradients are computed by hand-derived formulas, without autograd."""
+"""A perceptron whose gradients are computed by formulas, and their comparison with autograd."""
 
-from typing import Any, Literal
+import copy
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from d2l_lightning.errors import InputError, require_known, require_not_negative, require_positive
 from d2l_lightning.functional import activations
 from d2l_lightning.functional.backpropagation import Function, Parameters, backward, forward
-from d2l_lightning.functional.classification import cross_entropy
 from d2l_lightning.functional.penalties import l2_penalty
-from d2l_lightning.models.classifier import Classifier
-from d2l_lightning.optim import SGD
+from d2l_lightning.models.classifier import ScratchClassifier
 
 Activation = Literal["relu", "sigmoid", "tanh"]
-# Each with its derivative.
-_ACTIVATIONS: dict[str, tuple[Function, Function]] = {
-    "relu": (activations.relu, activations.relu_derivative),
-    "sigmoid": (activations.sigmoid, activations.sigmoid_derivative),
-    "tanh": (activations.tanh, activations.tanh_derivative),
-}
 
 
-class BackpropagationMLP(Classifier):
-    """One hidden layer with weight decay; what autograd would do in training, it does itself.
+class BackpropagationMLP(ScratchClassifier):
+    """A perceptron with one hidden layer and weight decay, trained without autograd (Section 4.7).
 
-    Optimization is manual: ``training_step`` computes the gradients and takes the step, so Lightning can
-    neither clip nor accumulate them.
+    ``training_step`` takes the steps itself, so Lightning can neither clip nor accumulate gradients.
 
     Args:
         num_inputs: Number of pixels, d.
         num_outputs: Number of classes, q.
         num_hiddens: Number of hidden units, h.
-        activation: The nonlinearity, one whose derivative is written out.
-        lambd: The regularization constant, lambda. The penalty is part of what training minimises, not of the
-            losses that evaluation tells.
+        activation: The nonlinearity.
+        lambd: The regularization constant, lambda. The penalty is part of the training loss, not of the loss
+            in evaluation.
         lr: The learning rate of minibatch SGD.
-        sigma: Standard deviation of the normal distribution that the initial weights are drawn from.
+        sigma: Standard deviation of the initial weights, which are normally distributed.
 
     Raises:
-        InputError: If a number is out of its range or the activation unknown; in a fit, if its precision
-            needs a loss that is scaled.
-
-    Source: Section 4.7.
+        InputError: In a fit, if the precision requires a scaled loss.
     """
 
     def __init__(
@@ -63,7 +53,9 @@ class BackpropagationMLP(Classifier):
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.num_inputs, self.lambd = num_inputs, lambd
-        self.phi, self.phi_derivative = _ACTIVATIONS[activation]
+        self.phi: Function = getattr(activations, activation)
+        self.phi_derivative: Function = getattr(activations, f"{activation}_derivative")
+        self.framework_phi: Function = getattr(torch, activation)
         self.W1 = nn.Parameter(torch.normal(0.0, sigma, (num_hiddens, num_inputs)))
         self.b1 = nn.Parameter(torch.zeros(num_hiddens))
         self.W2 = nn.Parameter(torch.normal(0.0, sigma, (num_outputs, num_hiddens)))
@@ -71,16 +63,12 @@ class BackpropagationMLP(Classifier):
 
     @property
     def weights(self) -> Parameters:
-        """The parameters, as the formulas name them."""
+        """The parameters, named as in the formulas."""
         return Parameters(self.W1, self.b1, self.W2, self.b2)
 
     def logits(self, X: Tensor) -> Tensor:
         """Return logits of shape ``(B, q)`` for features of shape ``(B, d)``."""
         return self.phi(X @ self.W1.T + self.b1) @ self.W2.T + self.b2
-
-    def losses_of(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the cross-entropy of each example: shape ``(B,)``."""
-        return cross_entropy(logits, y)
 
     def loss(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the objective J of a batch: a scalar (eq. 4.7.6)."""
@@ -94,22 +82,39 @@ class BackpropagationMLP(Classifier):
         gradients = backward(X, y, self.weights, variables, self.phi_derivative, self.lambd, weight)
         return variables.J, gradients
 
+    def autograd_variables(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Return the variables of forward propagation by name, with autograd's graph, which begins at X too.
+
+        The framework's functions compute them, so that the gradients do not depend on this model's formulas.
+        """
+        leaves = {name: w.detach().clone().requires_grad_() for name, w in self.weights._asdict().items()}
+        X = X.flatten(1).to(self.W1, copy=True).requires_grad_()
+        z = F.linear(X, leaves["W1"], leaves["b1"])
+        h = self.framework_phi(z)
+        o = F.linear(h, leaves["W2"], leaves["b2"])
+        L = F.cross_entropy(o, y)
+        s = self.lambd / 2 * (leaves["W1"].square().sum() + leaves["W2"].square().sum())
+        return {"X": X, **leaves, "z": z, "h": h, "o": o, "L": L, "s": s, "J": L + s}
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Compute the gradients, take a step against them, and return the objective before it."""
         J, gradients = self.gradients(*batch)
         for parameter, gradient in zip(self.weights, gradients, strict=True):
             parameter.grad = gradient.to(parameter.dtype)
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
-        optimizer.step()
-        self.note_loss(J, batch)
+        cast(LightningOptimizer, self.optimizers()).step()
+        self.accumulate_loss(J, batch)
         return J
 
     def on_fit_start(self) -> None:
-        """Refuse a precision in which gradients vanish unless the loss is scaled, which needs autograd."""
+        """Raise an InputError for a precision that scales the loss, which needs autograd."""
         if self.trainer.precision == "16-mixed":
             raise InputError("--precision 16-mixed scales the loss for autograd, which is not used here")
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return minibatch SGD over all parameters."""
-        return SGD(self.parameters(), self.hparams["lr"])
+
+def gradient_errors(model: BackpropagationMLP, X: Tensor, y: Tensor) -> dict[str, float]:
+    """Return the largest error of the gradient for each parameter against autograd's, in double precision."""
+    model, X = copy.deepcopy(model).double(), X.double()
+    ours = model.gradients(X, y)[1]._asdict()
+    variables = model.autograd_variables(X, y)
+    theirs = torch.autograd.grad(variables["J"], [variables[name] for name in ours])
+    return {n: (ours[n] - expected).abs().max().item() for n, expected in zip(ours, theirs, strict=True)}

@@ -1,26 +1,26 @@
-"""What every classifier of images shares: logits, cross-entropy, accuracy."""
+"""The base class of image classifiers: logits, cross-entropy, accuracy."""
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from d2l_lightning.errors import InputError
-from d2l_lightning.functional.classification import hits, require_classes
-from d2l_lightning.module import SupervisedModule
+from d2l_lightning.functional.classification import correct_predictions, cross_entropy, require_classes
+from d2l_lightning.models.base import SupervisedModule
+from d2l_lightning.optim.sgd import SGD
 
 
 class Classifier(SupervisedModule):
-    """A model that predicts a class by the greatest of q logits, trained by cross-entropy.
+    """A model that is trained by cross-entropy and predicts the class with the greatest of q logits.
 
-    Logs ``loss`` and ``accuracy`` of each stage.
-
-    Source: Sections 3.6 and 3.7 of the 0.16 edition.
+    It logs ``loss`` and ``accuracy`` of each stage. Source: Sections 3.6 and 3.7 of the 0.16 edition.
     """
 
     num_inputs: int
+    label_smoothing = 0.0
 
     @abstractmethod
     def logits(self, X: Tensor) -> Tensor:
@@ -31,36 +31,37 @@ class Classifier(SupervisedModule):
         return self.logits(self.pixels(X))
 
     def pixels(self, X: Tensor) -> Tensor:
-        """Return images of shape ``(B, ...)`` as rows of d pixels, ``(B, d)``.
-
-        Raises:
-            InputError: If they have another number of pixels, or are no floating-point numbers.
-        """
+        """Return images ``(B, ...)`` as rows of pixels, ``(B, d)``; raise an InputError if they cannot be."""
         if math.prod(X.shape[1:]) != self.num_inputs:
-            raise InputError(
-                f"X of shape {tuple(X.shape)} does not go with num_inputs, {self.num_inputs}: it must be "
-                f"(B, {self.num_inputs}) or an image with as many pixels"
-            )
+            wanted = f"num_inputs, {self.num_inputs} pixels for each image"
+            raise InputError(f"X of shape {tuple(X.shape)} does not go with {wanted}")
         if not X.is_floating_point():
             raise InputError(f"X must hold floating-point numbers, not {X.dtype}")
         return X.flatten(1)
 
     def losses_of(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the cross-entropy of each example: shape ``(B,)``."""
-        return F.cross_entropy(logits, y, reduction="none")
+        """Return the cross-entropy of each example, with smoothed labels in training: shape ``(B,)``."""
+        require_classes(logits, y)
+        smoothing = self.label_smoothing if self.training else 0.0
+        return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
 
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return the cross-entropy of each example: shape ``(B,)``."""
-        logits = self(X)
-        require_classes(logits, y)
-        return self.losses_of(logits, y)
+        return self.losses_of(self(X), y)
 
     def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Return the cross-entropy, and whether the prediction is right: shape ``(B,)``."""
+        """Return the cross-entropy of each example and whether its prediction is correct: shape ``(B,)``."""
         logits = self(X)
-        require_classes(logits, y)
-        return {"loss": self.losses_of(logits, y), "accuracy": hits(logits, y)}
+        return {"loss": self.losses_of(logits, y), "accuracy": correct_predictions(logits, y)}
 
-    def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> Tensor:
-        """Return the logits of a batch of images."""
-        return self(batch[0] if isinstance(batch, Sequence) else batch)
+
+class ScratchClassifier(Classifier):
+    """A classifier that uses the cross-entropy and the minibatch SGD of this project, not the framework's."""
+
+    def losses_of(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the cross-entropy of each example, by this project's formula: shape ``(B,)``."""
+        return cross_entropy(logits, y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return minibatch SGD over all parameters."""
+        return SGD(self.parameters(), self.hparams["lr"])

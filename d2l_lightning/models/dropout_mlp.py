@@ -1,38 +1,36 @@
-"""Perceptrons with dropout: from scratch, with the framework's parts, and how sure they are."""
+"""Perceptrons with dropout, from scratch and concisely, and the uncertainty of their predictions."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from d2l_lightning.errors import require_not_negative, require_positive
 from d2l_lightning.functional.activations import relu
-from d2l_lightning.functional.classification import cross_entropy, softmax
-from d2l_lightning.functional.dropout import dropout_layer
-from d2l_lightning.models.classifier import Classifier
+from d2l_lightning.functional.classification import softmax
+from d2l_lightning.functional.dropout import average_over_masks, dropout_layer
+from d2l_lightning.models.classifier import Classifier, ScratchClassifier
 from d2l_lightning.models.layers import require_hidden_layers
 from d2l_lightning.models.mlp import MLP
-from d2l_lightning.optim import SGD
 
 
-class DropoutMLPScratch(Classifier):
-    """Hidden layers with ReLU and dropout, of parameters, layers, loss and SGD of its own.
+class DropoutMLPScratch(ScratchClassifier):
+    """A perceptron with dropout from scratch: parameters, layers, cross-entropy and SGD (Section 4.6.4).
 
-    The book's code leaves out the ReLU; its text has dropout follow the activation function, as here.
+    Dropout follows the ReLU of each hidden layer. The book's text says so; its code omits the ReLU.
 
     Args:
         num_inputs: Number of pixels, d.
         num_outputs: Number of classes, q.
         hidden_sizes: Width of each hidden layer, at least one.
-        dropouts: The probability, from 0 to 1, that a unit of each hidden layer is dropped in training.
+        dropouts: The probability, from 0 to 1, that a unit is dropped in training, for each hidden layer.
         lr: The learning rate of minibatch SGD.
-        sigma: Standard deviation of the normal distribution that the initial weights are drawn from.
+        sigma: Standard deviation of the initial weights, which are normally distributed.
 
     Raises:
-        InputError: If a number is out of its range, or there are not as many dropouts as hidden layers.
-
-    Source: Section 4.6.4.
+        InputError: If there are not as many dropouts as hidden layers.
     """
 
     def __init__(
@@ -49,47 +47,25 @@ class DropoutMLPScratch(Classifier):
         require_not_negative(sigma=sigma)
         require_hidden_layers(hidden_sizes, dropouts)
         self.save_hyperparameters()
-        self.num_inputs = num_inputs
-        self.dropouts = list(dropouts)
+        self.num_inputs, self.dropouts = num_inputs, list(dropouts)
         widths = [num_inputs, *hidden_sizes, num_outputs]
         self.W = nn.ParameterList(torch.normal(0.0, sigma, shape) for shape in pairwise(widths))
         self.b = nn.ParameterList(torch.zeros(width) for width in widths[1:])
 
     def logits(self, X: Tensor) -> Tensor:
         """Return logits of shape ``(B, q)`` for features of shape ``(B, d)``."""
-        *hidden, (W, b) = zip(self.W, self.b, strict=True)
         H = X
-        for (W_hidden, b_hidden), dropout in zip(hidden, self.dropouts, strict=True):
-            H = relu(H @ W_hidden + b_hidden)
+        for W, b, dropout in zip(self.W, self.b, self.dropouts, strict=False):  # all layers but the last
+            H = relu(H @ W + b)
             if self.training:
                 H = dropout_layer(H, dropout)
-        return H @ W + b
-
-    def losses_of(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the cross-entropy of each example: shape ``(B,)``."""
-        return cross_entropy(logits, y)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return minibatch SGD over all parameters."""
-        return SGD(self.parameters(), self.hparams["lr"])
+        return H @ self.W[-1] + self.b[-1]
 
 
 class DropoutMLP(MLP):
-    """A perceptron with the dropout, the two hidden layers and the learning rate of Section 4.6.
+    """A perceptron with the dropout, the two hidden layers and the learning rate of Section 4.6.5.
 
-    Args:
-        num_inputs: Number of pixels, d.
-        num_outputs: Number of classes, q.
-        hidden_sizes: Width of each hidden layer, at least one.
-        dropouts: The probability, from 0 to 1, that a unit of each hidden layer is dropped in training.
-        lr: The learning rate of minibatch SGD.
-        sigma: Standard deviation of the normal distribution that the initial weights are drawn from.
-        weight_decay: The optimizer's L2 penalty (exercise 5).
-
-    Raises:
-        InputError: If a number is out of its range, or there are not as many dropouts as hidden layers.
-
-    Source: Section 4.6.5.
+    Arguments are those of ``MLP``; it raises an InputError unless each hidden layer has one of the dropouts.
     """
 
     def __init__(
@@ -103,44 +79,45 @@ class DropoutMLP(MLP):
         weight_decay: float = 0.0,
     ) -> None:
         require_hidden_layers(hidden_sizes, dropouts)
-        super().__init__(
-            num_inputs,
-            num_outputs,
-            hidden_sizes,
-            sigma=sigma,
-            dropouts=dropouts,
-            lr=lr,
-            weight_decay=weight_decay,
-        )
+        settings: dict[str, Any] = {"dropouts": dropouts, "lr": lr, "weight_decay": weight_decay}
+        super().__init__(num_inputs, num_outputs, hidden_sizes, sigma=sigma, **settings)
 
 
 @torch.no_grad()
 def probabilities_under_dropout(model: Classifier, X: Tensor, num_masks: int) -> Tensor:
-    """Return what a model says under many dropout masks: their mean says what, their spread how surely.
+    """Return a model's probabilities of classes under S dropout masks, computed as one batch: ``(S, B, q)``.
 
-    All masks go through the model as one batch.
-
-    Args:
-        model: A classifier with dropout.
-        X: Images, shape ``(B, ...)``.
-        num_masks: Number of masks, S.
-
-    Returns:
-        Probabilities, shape ``(S, B, q)``.
-
-    Raises:
-        InputError: If the number of masks is not positive.
-
-    Source: Section 4.6.3, on dropout at test time.
+    X has shape ``(B, ...)``. Raises an InputError if the number of masks, S, is not positive. Source: Section
+    4.6.3, on dropout at test time.
     """
     require_positive(num_masks=num_masks)
     was_training = model.training
     model.train()
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d):  # these images are not to be learned from
+        if isinstance(module, nn.BatchNorm1d):  # its statistics stay those of training
             module.eval()
     try:
         logits = model(X.repeat(num_masks, *[1] * (X.ndim - 1)))
     finally:
         model.train(was_training)
     return softmax(logits).unflatten(0, (num_masks, len(X)))
+
+
+def uncertainty_under_dropout(
+    model: Classifier, X: Tensor, y: Tensor, num_masks: int, chunk: int = 500
+) -> dict[str, list[float]]:
+    """Compare the confidence of predictions under many dropout masks with their accuracy.
+
+    Returns the means of ``confidence``, ``spread`` (see ``average_over_masks``) and ``accuracy`` over tenths
+    of the images, from the least to the most confident. Arguments and errors are those of
+    ``probabilities_under_dropout``, with the classes y, shape ``(B,)``; a chunk is predicted at a time.
+    """
+    chunks = []
+    for images, classes in zip(X.split(chunk), y.split(chunk), strict=True):
+        probabilities = probabilities_under_dropout(model, images, num_masks)
+        predicted, confidence, spread = average_over_masks(probabilities)
+        chunks.append(torch.stack([confidence, spread, (predicted == classes).float()]))
+    values = torch.cat(chunks, dim=1)
+    tenths = values[:, values[0].argsort()].tensor_split(10, dim=1)
+    means = torch.stack([tenth.mean(dim=1) for tenth in tenths if tenth.shape[1]])
+    return dict(zip(("confidence", "spread", "accuracy"), means.T.tolist(), strict=True))

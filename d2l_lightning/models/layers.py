@@ -1,9 +1,10 @@
-"""What perceptrons are made of: hidden layers, activations and initial weights by name."""
+"""Parts of perceptrons: activations and initial weights by name, and variances of hidden layers."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from d2l_lightning.errors import InputError, require_known
 from d2l_lightning.functional.dropout import require_probability
@@ -18,52 +19,69 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
-    "identity": nn.Identity,  # with which all layers together are a linear one (Section 4.1.1)
+    "identity": nn.Identity,  # makes all layers together a linear one (Section 4.1.1)
 }
 
 
 def make_activation(name: Activation) -> nn.Module:
-    """Return a new activation.
-
-    Raises:
-        InputError: If there is none of that name.
-    """
+    """Return a new activation; raise an InputError if the name is unknown."""
     require_known("activation", name, Activation)
     return _ACTIVATIONS[name]()
 
 
 def initialize(layer: nn.Linear, initialization: Initialization, sigma: float = 0.01) -> None:
-    """Give a layer its initial weights, and a bias of 0; ``default`` leaves it as the framework made it.
+    """Set the initial weights of a layer, and its bias to 0; raise an InputError if the name is unknown.
 
-    Args:
-        layer: The layer.
-        initialization: ``normal`` with standard deviation ``sigma``; ``xavier_uniform`` or ``xavier_normal``
-            (Section 4.8.2, eqs. 4.8.5 and 4.8.6); ``kaiming``, normal with variance 2 / inputs; ``default``.
-        sigma: Of ``normal``.
-
-    Raises:
-        InputError: If the name is unknown.
+    ``normal`` has the standard deviation ``sigma``. ``xavier_uniform`` and ``xavier_normal`` are those of
+    Section 4.8.2 (eqs. 4.8.6 and 4.8.5), ``kaiming`` is normal with variance 2 / inputs. ``default`` leaves
+    the layer unchanged.
     """
     require_known("initialization", initialization, Initialization)
-    match initialization:
-        case "default":
-            return
-        case "normal":
-            nn.init.normal_(layer.weight, std=sigma)
-        case "xavier_uniform":
-            nn.init.xavier_uniform_(layer.weight)
-        case "xavier_normal":
-            nn.init.xavier_normal_(layer.weight)
-        case "kaiming":
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    if initialization == "default":
+        return
+    if initialization == "normal":
+        nn.init.normal_(layer.weight, std=sigma)
+    elif initialization == "kaiming":
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    else:
+        xavier = {"xavier_uniform": nn.init.xavier_uniform_, "xavier_normal": nn.init.xavier_normal_}
+        xavier[initialization](layer.weight)
     nn.init.zeros_(layer.bias)
 
 
 def require_hidden_layers(hidden_sizes: Sequence[int], dropouts: Sequence[float]) -> None:
-    """Raise an InputError unless there is a hidden layer, and a dropout probability for each."""
+    """Raise an InputError unless there is a hidden layer, and a dropout probability for each one."""
     if not hidden_sizes or min(hidden_sizes) < 1:
         raise InputError(f"hidden_sizes must name at least one positive width, not {list(hidden_sizes)}")
     if len(dropouts) != len(hidden_sizes):
         raise InputError(f"dropouts must be as many as hidden_sizes: {list(dropouts)}, {list(hidden_sizes)}")
     for dropout in dropouts:
         require_probability(dropouts=dropout)
+
+
+def layer_variances(net: nn.Sequential, X: Tensor, y: Tensor) -> dict[str, list[float]]:
+    """Return ``activation_variance`` and ``gradient_variance`` of the hidden layers, from first to last.
+
+    Variances are taken over examples and units, in double precision, because deep networks soon leave the
+    range of single precision. The images are standardised, as eq. 4.8.4 assumes. The gradients are those of
+    each example's cross-entropy with respect to the activations. Source: Section 4.8.2.
+
+    Args:
+        net: Linear layers, each but the last followed by an activation; it is converted to double precision.
+        X: Images, shape ``(B, ...)``.
+        y: Their classes, shape ``(B,)``.
+    """
+    H = X.double().flatten(1)
+    H = (H - H.mean()) / H.std()
+    hidden = []
+    *layers, last = list(net.double())
+    for layer in layers:
+        H = layer(H)
+        if not isinstance(layer, nn.Linear):
+            H.retain_grad()
+            hidden.append(H)
+    F.cross_entropy(last(H), y, reduction="sum").backward()
+    return {
+        "activation_variance": [h.detach().var().item() for h in hidden],
+        "gradient_variance": [cast(Tensor, h.grad).var().item() for h in hidden],
+    }

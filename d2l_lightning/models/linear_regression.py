@@ -1,10 +1,10 @@
-"""Linear regression: with parameters, loss and optimizer of its own, and with the framework's."""
+"""Linear regression, from scratch and with the framework's parts."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (its usual name)
+from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils import skip_init
 
 from d2l_lightning.errors import (
@@ -16,25 +16,19 @@ from d2l_lightning.errors import (
 )
 from d2l_lightning.functional.linear import linear
 from d2l_lightning.functional.regression import squared_loss
-from d2l_lightning.module import OptimizerName, SupervisedModule
-from d2l_lightning.optim import SGD
+from d2l_lightning.models.base import OptimizerName, SupervisedModule
+from d2l_lightning.optim.sgd import SGD
 
 Loss = Literal["squared", "half_squared", "absolute", "huber"]
 
 
 class LinearRegressionScratch(SupervisedModule):
-    """Linear regression with squared loss, from tensors and automatic differentiation alone.
+    """Linear regression with squared loss, from tensors and automatic differentiation (Section 3.4).
 
     Args:
         num_inputs: Number of features, d.
         lr: The learning rate of minibatch SGD.
-        sigma: Standard deviation of the normal distribution that the initial weights are drawn from. The
-            bias starts at 0.
-
-    Raises:
-        InputError: If a number is out of its range.
-
-    Source: Section 3.4.
+        sigma: Standard deviation of the initial weights, which are normal. The initial bias is 0.
     """
 
     def __init__(self, num_inputs: int, lr: float = 0.03, sigma: float = 0.01) -> None:
@@ -54,7 +48,7 @@ class LinearRegressionScratch(SupervisedModule):
         return squared_loss(self(X), y)
 
     def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Return half the squared error, as the loss and as what all linear models have: shape ``(B,)``."""
+        """Return the loss, and half the squared error, which all linear models log: shape ``(B,)``."""
         losses = self.example_losses(X, y)
         return {"loss": losses, "squared_loss": losses}
 
@@ -68,24 +62,18 @@ class LinearRegressionScratch(SupervisedModule):
 
 
 class LinearRegression(SupervisedModule):
-    """Linear regression with the framework's layer, losses and optimizer.
+    """Linear regression with the framework's layer, losses and optimizer (Section 3.5).
 
     Args:
         num_inputs: Number of features, d.
         lr: The learning rate.
-        loss: ``squared``, the squared error without the factor of a half, as `nn.MSELoss` has it;
-            ``half_squared``, with it (eq. 3.1.5); ``absolute``; or ``huber`` (eq. 3.5.1), absolute but for
-            errors within the threshold, where it is squared.
-        sigma: Standard deviation of the normal distribution that the initial weights are drawn from, with a
-            bias of 0; None for the layer's own way, uniform within ``1 / sqrt(d)`` of 0.
-        bias: Whether there is one.
-        huber_threshold: What eq. 3.5.1 calls sigma, in the unit of the targets.
-        optimizer: Minibatch SGD, or AdamW, which does not depend on the features' scale.
-
-    Raises:
-        InputError: If a number is out of its range, or the loss or the optimizer unknown.
-
-    Source: Section 3.5.
+        loss: The squared error (squared), half of it (half_squared, eq. 3.1.5), the absolute error
+            (absolute), or the Huber loss (huber, eq. 3.5.1): squared up to the threshold, absolute beyond.
+        sigma: Standard deviation of the initial weights, which are normal, with an initial bias of 0. None
+            for the layer's own initialization, uniform within ``1 / sqrt(d)`` of 0.
+        bias: Whether the model has a bias.
+        huber_threshold: The threshold of the Huber loss, sigma in eq. 3.5.1, in the unit of the targets.
+        optimizer: Minibatch SGD, or AdamW, whose steps do not depend on the scale of the features.
     """
 
     def __init__(
@@ -107,7 +95,7 @@ class LinearRegression(SupervisedModule):
         self.loss_name = loss
         if sigma is None:
             self.net = nn.Linear(num_inputs, 1, bias)
-        else:  # without the layer's own draw, so that one seed gives the weights of the model from scratch
+        else:  # without the layer's own draw, a seed gives the same weights as in the model from scratch
             self.net = skip_init(nn.Linear, num_inputs, 1, bias)
             nn.init.normal_(self.net.weight, std=sigma)
             if bias:
@@ -124,7 +112,7 @@ class LinearRegression(SupervisedModule):
         return self._losses_of(self(X), y)
 
     def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Return the loss, and half the squared error, which all linear models have: shape ``(B,)``."""
+        """Return the loss, and half the squared error, which all linear models log: shape ``(B,)``."""
         y_hat = self(X)
         return {"loss": self._losses_of(y_hat, y), "squared_loss": squared_loss(y_hat, y)}
 
@@ -133,7 +121,7 @@ class LinearRegression(SupervisedModule):
         match self.loss_name:
             case "absolute":
                 return F.l1_loss(y_hat, y, reduction="none")
-            case "huber":  # eq. 3.5.1 is smooth_l1_loss; huber_loss is that times the threshold
+            case "huber":  # eq. 3.5.1 is smooth_l1_loss; huber_loss is the same times the threshold
                 return F.smooth_l1_loss(y_hat, y, reduction="none", beta=self.hparams["huber_threshold"])
         squared = F.mse_loss(y_hat, y, reduction="none")
         return squared / 2 if self.loss_name == "half_squared" else squared
@@ -143,6 +131,6 @@ class LinearRegression(SupervisedModule):
         return self.make_optimizer(self.hparams["optimizer"], self.hparams["lr"])
 
     def get_w_b(self) -> tuple[Tensor, Tensor]:
-        """Return copies of the weights, shape ``(d,)``, and the bias, shape ``()``; 0 if there is none."""
+        """Return copies of the weights, shape ``(d,)``, and the bias, shape ``()``; 0 without a bias."""
         w = self.net.weight.detach()[0].clone()
         return w, w.new_zeros(()) if self.net.bias is None else self.net.bias.detach()[0].clone()

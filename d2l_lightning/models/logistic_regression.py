@@ -1,30 +1,22 @@
-"""Logistic regression: softmax regression's special case for two classes."""
-
-from collections.abc import Sequence
+"""Logistic regression: the special case of softmax regression for two classes."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from d2l_lightning.errors import InputError, require_not_negative, require_positive, require_same_shape
-from d2l_lightning.module import SupervisedModule
+from d2l_lightning.models.base import SupervisedModule
 
 
 class LogisticRegression(SupervisedModule):
-    """Tells two classes, 0 and 1, apart by one affine layer.
+    """Classifies examples as 0 or 1 by one affine layer, with weights that start at 0 (eq. 4.9.7).
 
-    Logs ``loss`` and ``accuracy`` of each stage. Its weights begin at 0, from where the convex loss is as
-    good to go down as from anywhere.
+    Logs ``loss`` and ``accuracy`` of each stage.
 
     Args:
         num_inputs: Number of features, d.
         lr: Adam's learning rate.
         weight_decay: Adam's L2 penalty on the weights; the bias has none.
-
-    Raises:
-        InputError: If a number is out of its range.
-
-    Source: Section 4.9.3, eq. 4.9.7.
     """
 
     def __init__(self, num_inputs: int, lr: float = 0.01, weight_decay: float = 0.0) -> None:
@@ -33,8 +25,8 @@ class LogisticRegression(SupervisedModule):
         require_not_negative(weight_decay=weight_decay)
         self.save_hyperparameters()
         self.net = nn.Linear(num_inputs, 1)
-        nn.init.zeros_(self.net.weight)
-        nn.init.zeros_(self.net.bias)
+        for parameter in self.net.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, X: Tensor) -> Tensor:
         """Return h, the log-odds of class 1, shape ``(B,)``, for features of shape ``(B, d)``."""
@@ -47,7 +39,7 @@ class LogisticRegression(SupervisedModule):
         return self._losses_of(self(X), y)
 
     def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Return the cross-entropy, and whether the prediction is right: shape ``(B,)``."""
+        """Return the cross-entropy of each example and whether its prediction is right: shape ``(B,)``."""
         h = self(X)
         return {"loss": self._losses_of(h, y), "accuracy": ((h > 0) == (y > 0)).to(h.dtype)}
 
@@ -55,10 +47,6 @@ class LogisticRegression(SupervisedModule):
     def _losses_of(h: Tensor, y: Tensor) -> Tensor:
         require_same_shape(h=h, y=y)
         return F.binary_cross_entropy_with_logits(h, y.to(h.dtype), reduction="none")
-
-    def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> Tensor:
-        """Return the log-odds of a batch."""
-        return self(batch[0] if isinstance(batch, Sequence) else batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over weights and bias."""

@@ -1,18 +1,18 @@
-"""Multilayer perceptrons for images: from scratch, and with the framework's parts."""
+"""Multilayer perceptrons for images, from scratch and concisely."""
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from d2l_lightning.errors import InputError, require_known, require_not_negative, require_positive
 from d2l_lightning.functional.activations import relu
-from d2l_lightning.functional.classification import cross_entropy
 from d2l_lightning.functional.dropout import require_probability
-from d2l_lightning.models.classifier import Classifier
+from d2l_lightning.models.base import OptimizerName
+from d2l_lightning.models.classifier import Classifier, ScratchClassifier
 from d2l_lightning.models.layers import (
     Activation,
     Initialization,
@@ -20,26 +20,19 @@ from d2l_lightning.models.layers import (
     make_activation,
     require_hidden_layers,
 )
-from d2l_lightning.module import OptimizerName
-from d2l_lightning.optim import SGD
 
 Schedule = Literal["constant", "one_cycle"]
 
 
-class MLPScratch(Classifier):
-    """One hidden layer with parameters, ReLU, cross-entropy and SGD of its own.
+class MLPScratch(ScratchClassifier):
+    """A perceptron with one hidden layer from scratch: parameters, ReLU, cross-entropy, SGD (Section 4.2).
 
     Args:
         num_inputs: Number of pixels, d.
         num_outputs: Number of classes, q.
         num_hiddens: Number of hidden units, h.
         lr: The learning rate of minibatch SGD.
-        sigma: Standard deviation of the normal distribution that the initial weights are drawn from.
-
-    Raises:
-        InputError: If a number is out of its range.
-
-    Source: Section 4.2.
+        sigma: Standard deviation of the initial weights, which are normally distributed.
     """
 
     def __init__(
@@ -62,45 +55,33 @@ class MLPScratch(Classifier):
 
     def logits(self, X: Tensor) -> Tensor:
         """Return logits of shape ``(B, q)`` for features of shape ``(B, d)`` (eq. 4.1.3)."""
-        H = relu(X @ self.W1 + self.b1)  # (B, h)
-        return H @ self.W2 + self.b2
-
-    def losses_of(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the cross-entropy of each example: shape ``(B,)``."""
-        return cross_entropy(logits, y)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return minibatch SGD over all parameters."""
-        return SGD(self.parameters(), self.hparams["lr"])
+        return relu(X @ self.W1 + self.b1) @ self.W2 + self.b2
 
 
 class MLP(Classifier):
-    """Hidden layers of any number, with the framework's parts.
+    """A perceptron with any number of hidden layers (Sections 4.3 and 4.6.5).
 
     Args:
         num_inputs: Number of pixels, d.
         num_outputs: Number of classes, q.
         hidden_sizes: Width of each hidden layer, at least one.
         activation: The nonlinearity after each hidden layer.
-        initialization: How weights begin, see ``layers.initialize``.
-        sigma: Standard deviation of the initial weights, where they are ``normal``.
-        dropouts: The probability, from 0 to 1, that a unit of each hidden layer is dropped in training; none
-            is if empty.
-        batch_norm: Whether each hidden layer standardises its units over the batch, before the activation
+        initialization: The initial weights (Section 4.8.2), see ``layers.initialize``.
+        sigma: Standard deviation of ``normal`` initial weights.
+        dropouts: The probability, from 0 to 1, that a unit is dropped in training, for each hidden layer; an
+            empty list means no dropout.
+        batch_norm: Whether each hidden layer standardises its units over the batch before the activation
             (Ioffe and Szegedy, 2015).
-        label_smoothing: The share of each training label that is spread evenly over all classes, from 0 to 1
-            (Szegedy et al., 2016); the loss of an evaluation knows none.
+        label_smoothing: The share of each training label, from 0 to 1, that is spread evenly over all classes
+            (Szegedy et al., 2016). Evaluation does not smooth labels.
         optimizer: Minibatch SGD, or AdamW.
         lr: The learning rate.
-        schedule: What becomes of the learning rate in a fit: it is ``constant``, or goes up to ``lr`` and
-            then down to nearly 0, step by step (``one_cycle``).
-        weight_decay: That of the optimizer: an L2 penalty of SGD, a decay of its own of AdamW.
+        schedule: The learning rate over a fit: ``constant``, or up to ``lr`` and then down to nearly 0, step
+            by step (``one_cycle``).
+        weight_decay: The optimizer's weight decay: an L2 penalty in SGD, decoupled from the loss in AdamW.
 
     Raises:
-        InputError: If a number is out of its range or a name unknown, or there are not as many dropouts as
-            hidden layers; in a fit, if ``one_cycle`` has no last epoch.
-
-    Source: Sections 4.3 and 4.6.5.
+        InputError: If there are not as many dropouts as hidden layers; in a fit, if ``one_cycle`` has no end.
     """
 
     def __init__(
@@ -127,18 +108,15 @@ class MLP(Classifier):
         require_known("optimizer", optimizer, OptimizerName)
         require_known("schedule", schedule, Schedule)
         self.save_hyperparameters()
-        self.num_inputs = num_inputs
+        self.num_inputs, self.label_smoothing = num_inputs, label_smoothing
         layers: list[nn.Module] = []
-        width = num_inputs
-        for place, size in enumerate(hidden_sizes):
-            layers.append(nn.Linear(width, size))
-            if batch_norm:
-                layers.append(nn.BatchNorm1d(size))
+        widths = [num_inputs, *hidden_sizes]
+        for index, (width, size) in enumerate(pairwise(widths)):
+            layers += [nn.Linear(width, size), *[nn.BatchNorm1d(size)] * batch_norm]
             layers.append(make_activation(activation))
             if dropouts:
-                layers.append(nn.Dropout(dropouts[place]))
-            width = size
-        self.net = nn.Sequential(*layers, nn.Linear(width, num_outputs))
+                layers.append(nn.Dropout(dropouts[index]))
+        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], num_outputs))
         for layer in self.net:
             if isinstance(layer, nn.Linear):
                 initialize(layer, initialization, sigma)
@@ -147,23 +125,14 @@ class MLP(Classifier):
         """Return logits of shape ``(B, q)`` for features of shape ``(B, d)``."""
         return self.net(X)
 
-    def losses_of(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the cross-entropy of each example, in training with smoothed labels: shape ``(B,)``."""
-        smoothing = self.hparams["label_smoothing"] if self.training else 0.0
-        return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
-
     def configure_optimizers(self) -> Any:
-        """Return the optimizer over all parameters, with the schedule of its learning rate if it has one."""
+        """Return the optimizer over all parameters, and the schedule of the learning rate."""
         lr = self.hparams["lr"]
         optimizer = self.make_optimizer(self.hparams["optimizer"], lr, self.hparams["weight_decay"])
         if self.hparams["schedule"] == "constant":
             return optimizer
         steps = self.trainer.estimated_stepping_batches
         if not 0 < steps < math.inf:
-            raise InputError(
-                "schedule one_cycle needs steps, and max_epochs or max_steps to know where it ends"
-            )
-        cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=lr, total_steps=int(steps), cycle_momentum=False
-        )
+            raise InputError("schedule one_cycle needs steps, and max_epochs or max_steps as its end")
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, int(steps), cycle_momentum=False)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}

@@ -1,29 +1,22 @@
-"""Softmax regression: one affine layer, from scratch and with the framework's parts."""
+"""Softmax regression: one affine layer, from scratch and concisely."""
 
 import torch
 from torch import Tensor, nn
 
 from d2l_lightning.errors import require_known, require_not_negative, require_positive
-from d2l_lightning.functional.classification import cross_entropy
-from d2l_lightning.models.classifier import Classifier
+from d2l_lightning.models.base import OptimizerName
+from d2l_lightning.models.classifier import Classifier, ScratchClassifier
 from d2l_lightning.models.layers import initialize
-from d2l_lightning.module import OptimizerName
-from d2l_lightning.optim import SGD
 
 
-class SoftmaxRegressionScratch(Classifier):
-    """Softmax regression with parameters, cross-entropy and SGD of its own.
+class SoftmaxRegressionScratch(ScratchClassifier):
+    """Softmax regression from scratch: parameters, cross-entropy and SGD (Section 3.6 of the 0.16 edition).
 
     Args:
         num_inputs: Number of pixels, d.
         num_outputs: Number of classes, q.
         lr: The learning rate of minibatch SGD.
-        sigma: Standard deviation of the normal distribution that the initial weights are drawn from.
-
-    Raises:
-        InputError: If a number is out of its range.
-
-    Source: Section 3.6 of the 0.16 edition.
+        sigma: Standard deviation of the initial weights, which are normally distributed.
     """
 
     def __init__(
@@ -41,29 +34,16 @@ class SoftmaxRegressionScratch(Classifier):
         """Return logits of shape ``(B, q)`` for features of shape ``(B, d)``."""
         return X @ self.W + self.b
 
-    def losses_of(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the cross-entropy of each example: shape ``(B,)``."""
-        return cross_entropy(logits, y)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return minibatch SGD over all parameters."""
-        return SGD(self.parameters(), self.hparams["lr"])
-
 
 class SoftmaxRegression(Classifier):
-    """Softmax regression with the framework's layer, loss and optimizer.
+    """Softmax regression with the framework's layer, loss and optimizer (Section 3.7 of the 0.16 edition).
 
     Args:
         num_inputs: Number of pixels, d.
         num_outputs: Number of classes, q.
         lr: The learning rate.
-        sigma: Standard deviation of the normal distribution that the initial weights are drawn from.
-        optimizer: Minibatch SGD, or AdamW, which does not depend on the features' scale.
-
-    Raises:
-        InputError: If a number is out of its range or the optimizer unknown.
-
-    Source: Section 3.7 of the 0.16 edition.
+        sigma: Standard deviation of the initial weights, which are normally distributed.
+        optimizer: Minibatch SGD, or AdamW, whose steps do not depend on the scale of the features.
     """
 
     def __init__(

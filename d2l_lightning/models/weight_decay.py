@@ -1,4 +1,4 @@
-"""Linear regression whose weights are held small: l2 and l1, from scratch and by the optimizer."""
+"""Linear regression with small weights: l2 and l1 penalties, from scratch and by the optimizer."""
 
 from typing import Any, Literal
 
@@ -8,16 +8,16 @@ from torch import Tensor
 from d2l_lightning.errors import require_known, require_not_negative
 from d2l_lightning.functional.penalties import l1_penalty, l2_penalty
 from d2l_lightning.models.linear_regression import LinearRegression, LinearRegressionScratch, Loss
-from d2l_lightning.optim import ProximalSGD
+from d2l_lightning.optim.sgd import ProximalSGD
 
 Penalty = Literal["l2", "l1"]
 _PENALTIES = {"l2": l2_penalty, "l1": l1_penalty}
 
 
 class WeightDecayScratch(LinearRegressionScratch):
-    """Linear regression from scratch with a penalty on its weights added to the loss.
+    """Linear regression from scratch whose loss includes a penalty on the weights, but not on the bias.
 
-    The penalty is part of what training minimises, not of the losses that evaluation tells. The bias is free.
+    Training minimises the loss with the penalty, which evaluation leaves out (Section 3.7.3).
 
     Args:
         num_inputs: Number of features, d.
@@ -25,12 +25,7 @@ class WeightDecayScratch(LinearRegressionScratch):
         lr: The learning rate of minibatch SGD.
         sigma: Standard deviation of the initial weights.
         penalty: ``l2``, half the squared norm (eq. 3.7.2), or ``l1``, the sum of absolute values (exercise
-            3), by whose subgradient weights come near 0 but not to it.
-
-    Raises:
-        InputError: If a number is out of its range or the penalty unknown.
-
-    Source: Section 3.7.3.
+            3). The subgradient of ``l1`` moves weights near 0, but not to exactly 0.
     """
 
     buffer_hparams = frozenset({"lambd"})
@@ -52,35 +47,20 @@ class WeightDecayScratch(LinearRegressionScratch):
 
 
 class WeightDecay(LinearRegression):
-    """Linear regression whose optimizer decays the weights and not the bias.
+    """Linear regression whose optimizer decays the weights, but not the bias (Section 3.7.4).
 
-    Args:
-        num_inputs: Number of features, d.
-        wd: The regularization constant, lambda.
-        lr: The learning rate of minibatch SGD.
-        loss: See ``LinearRegression``.
-        sigma: See ``LinearRegression``.
-
-    Raises:
-        InputError: If a number is out of its range or the loss unknown.
-
-    Source: Section 3.7.4.
+    The regularization constant, lambda, is ``wd``; the other arguments are those of ``LinearRegression``.
     """
 
     def __init__(
-        self,
-        num_inputs: int,
-        wd: float,
-        lr: float = 0.01,
-        loss: Loss = "squared",
-        sigma: float | None = 0.01,
+        self, num_inputs: int, wd: float, lr: float = 0.01, loss: Loss = "squared", sigma: float | None = 0.01
     ) -> None:
         super().__init__(num_inputs, lr, loss, sigma)
         require_not_negative(wd=wd)
         self.save_hyperparameters()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return minibatch SGD with a group that decays, the weights, and one that does not, the bias."""
+        """Return minibatch SGD with one group that decays, the weights, and one that does not, the bias."""
         groups: list[dict[str, Any]] = [
             {"params": [self.net.weight], "weight_decay": self.hparams["wd"]},
             {"params": [self.net.bias]},
@@ -89,18 +69,9 @@ class WeightDecay(LinearRegression):
 
 
 class Lasso(LinearRegressionScratch):
-    """Linear regression with an l1 penalty by the proximal step, which sets weights to exactly 0.
+    """Linear regression with an l1 penalty, by proximal steps, which set weights to exactly 0 (3.7, ex. 3).
 
-    Args:
-        num_inputs: Number of features, d.
-        lambd: The regularization constant, lambda. Members of a ``StackedModule`` may differ in it.
-        lr: The learning rate of minibatch SGD.
-        sigma: Standard deviation of the initial weights.
-
-    Raises:
-        InputError: If a number is out of its range.
-
-    Source: Section 3.7.6, exercise 3.
+    Arguments are those of ``WeightDecayScratch``.
     """
 
     buffer_hparams = frozenset({"lambd"})
@@ -113,8 +84,7 @@ class Lasso(LinearRegressionScratch):
         self.register_buffer("lambd", torch.tensor(float(lambd)), persistent=False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return proximal SGD with the penalty on the weights, not on the bias."""
-        # The added dimension is the weights': a stacked lambda, (K,), has to meet weights of shape (K, d).
-        return ProximalSGD(
-            [{"params": [self.w], "l1": self.lambd[..., None]}, {"params": [self.b]}], self.hparams["lr"]
-        )
+        """Return proximal SGD with the penalty on the weights, but not on the bias."""
+        # The added dimension makes a stacked lambda, (K,), broadcast to weights of shape (K, d).
+        groups = [{"params": [self.w], "l1": self.lambd[..., None]}, {"params": [self.b]}]
+        return ProximalSGD(groups, self.hparams["lr"])

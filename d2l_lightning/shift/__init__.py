@@ -1,1 +1,1 @@
-"""Distribution shift: estimate it, correct it, detect it."""
+"""Distribution shift: detect it, estimate it and correct it."""

@@ -24,7 +24,7 @@ def test_a_metric_has_the_epochs_at_which_it_was_logged() -> None:
     assert history.curve("epoch") == history.curve("unknown") == ([], [])
 
 
-def test_the_last_value_of_an_epoch_counts() -> None:
+def test_the_last_value_of_an_epoch_is_kept() -> None:
     history = History()
     for value in (1.0, 2.0):
         history.log_metrics({"a": value, "epoch": 0})
@@ -32,7 +32,7 @@ def test_the_last_value_of_an_epoch_counts() -> None:
 
 
 @pytest.mark.parametrize("every_n", [1, 2])
-def test_it_keeps_what_a_fit_logs(every_n: int, trainer: Callable[..., Trainer]) -> None:
+def test_a_history_keeps_what_a_fit_logs(every_n: int, trainer: Callable[..., Trainer]) -> None:
     history, rows, model = History(), Rows(), LinearRegression(2)
     model.log_prefix = "a/"
     data = SyntheticRegressionData(num_train=40, num_val=8)

@@ -40,7 +40,7 @@ class Logs(LightningModule):
 
 
 class Clock(Callback):
-    """Sets the bar's clock to what a test says: seconds after the start, for each epoch."""
+    """Sets the bar's clock to given seconds after the start, one number for each epoch."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> None:
         self.seconds, self.now = seconds, 100.0
@@ -52,7 +52,7 @@ class Clock(Callback):
 
 @pytest.fixture(autouse=True)
 def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have rich draw as in a terminal of 200 columns: every frame, not the last alone."""
+    """Make rich draw as in a terminal of 200 columns: every frame, not only the last."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "xterm")
@@ -60,7 +60,7 @@ def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def frames(text: str) -> list[tuple[str, str, str]]:
-    """Return title, epochs and metrics of the bars that were drawn; those that look alike are one."""
+    """Return title, epochs and metrics of the bars that were drawn; equal successive bars count once."""
     drawn: list[tuple[str, str, str]] = []
     for bar in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\n", "\r").split("\r"):
         if found := re.fullmatch(r"(.+) [━╸╺]+ +(\d+/\S+) +epochs *[-\d:]* *(.*)", bar.strip()):
@@ -90,14 +90,14 @@ def test_the_bar_moves_with_the_epochs_and_shows_their_metrics(
     trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     fit_with_bar(trainer, Clock(monkeypatch, [1, 2, 3]), {"val/log_rmse": 0.12345678}, max_epochs=3)
-    said = capsys.readouterr()
-    assert frames(said.err) == [
+    printed = capsys.readouterr()
+    assert frames(printed.err) == [
         ("house prices", "0/3", ""),
         ("house prices", "1/3", "val/log_rmse 0.1235"),
         ("house prices", "2/3", "val/log_rmse 0.2469"),
         ("house prices", "3/3", "val/log_rmse 0.3704"),
     ]
-    assert "epochs" not in said.out  # which is for results
+    assert "epochs" not in printed.out  # standard output is for results
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_metrics_that_are_shown(
     assert frames(capsys.readouterr().err)[-1] == ("house prices", "1/1", shown)
 
 
-def test_it_is_drawn_every_tenth_of_a_second_and_at_the_last_epoch(
+def test_the_bar_is_drawn_every_tenth_of_a_second_and_at_the_last_epoch(
     trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     clock = Clock(monkeypatch, [0.09, 0.11, 0.2, 0.22, 0.23])
@@ -137,7 +137,7 @@ def test_it_is_drawn_every_tenth_of_a_second_and_at_the_last_epoch(
     ]
 
 
-def test_without_a_number_of_epochs_it_counts_them(
+def test_the_bar_counts_epochs_without_a_total(
     trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     flags = {"max_epochs": -1, "max_steps": 6}
@@ -162,7 +162,7 @@ def test_the_last_training_loss_is_that_of_the_last_epoch(
     assert frames(capsys.readouterr().err)[-1] == ("house prices", "3/3", "train/loss 3")
 
 
-def test_a_fit_that_goes_on_begins_where_it_stopped(
+def test_the_bar_of_a_resumed_fit_starts_at_the_epoch_of_the_checkpoint(
     trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
 ) -> None:
     fit = trainer(max_epochs=2)
@@ -180,9 +180,9 @@ def test_a_disabled_bar_shows_nothing(
     bar = EpochProgressBar("house prices")
     bar.disable()
     fit_with_bar(trainer, Clock(monkeypatch, [1, 2]), {"val/a": 1.0}, bar, max_epochs=2)
-    said = capsys.readouterr().err
-    assert "\x1b" not in said
-    assert "house prices" not in said
+    printed = capsys.readouterr().err
+    assert "\x1b" not in printed
+    assert "house prices" not in printed
     bar.enable()
     fit_with_bar(trainer, Clock(monkeypatch, [1, 2]), {"val/a": 1.0}, bar, max_epochs=2)
     assert [epochs for _, epochs, _ in frames(capsys.readouterr().err)] == ["0/2", "1/2", "2/2"]
@@ -199,9 +199,9 @@ def test_an_error_leaves_the_bar_on_a_line_of_its_own(
     flags = {"max_epochs": 3, "callbacks": [Breaks()]}
     with pytest.raises(InputError, match="out of data"):
         fit_with_bar(trainer, Clock(monkeypatch, [1, 2, 3]), {"val/a": 1.0}, **flags)
-    said = capsys.readouterr().err
-    assert [frame[1:] for frame in frames(said)] == [("0/3", ""), ("1/3", "val/a 1")]
-    assert re.search(r"val/a 1\s*\n\x1b\[\?25h", said)  # and the cursor is back
+    printed = capsys.readouterr().err
+    assert [frame[1:] for frame in frames(printed)] == [("0/3", ""), ("1/3", "val/a 1")]
+    assert re.search(r"val/a 1\s*\n\x1b\[\?25h", printed)  # the last code shows the cursor again
 
 
 def test_an_error_before_the_first_epoch_is_not_hidden(
@@ -215,17 +215,17 @@ def test_an_error_before_the_first_epoch_is_not_hidden(
         fit_with_bar(trainer, Clock(monkeypatch, [1]), {}, max_epochs=1, callbacks=[Breaks()])
 
 
-def test_a_file_gets_one_line(
+def test_the_bar_is_one_line_in_a_file(
     trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.delenv("FORCE_COLOR")
     fit_with_bar(trainer, Clock(monkeypatch, [1, 2, 3]), {"val/a": 1.0}, max_epochs=3)
-    said = capsys.readouterr().err
-    assert frames(said) == [("house prices", "3/3", "val/a 3")]
-    assert said.count("house prices") == 1
+    printed = capsys.readouterr().err
+    assert frames(printed) == [("house prices", "3/3", "val/a 3")]
+    assert printed.count("house prices") == 1
 
 
-def test_it_has_no_hook_within_a_step() -> None:
+def test_the_bar_has_no_hook_within_a_step() -> None:
     bar = EpochProgressBar("house prices")
     hooks = ("before_zero_grad", "before_backward", "after_backward", "before_optimizer_step")
     assert not any(callable(getattr(bar, f"on_{hook}")) for hook in hooks)

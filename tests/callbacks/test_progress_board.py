@@ -1,4 +1,4 @@
-"""The board draws what was trained, live and into a file, and nothing half."""
+"""The board draws the curves of fits, live and into a whole file."""
 
 import math
 import sys
@@ -35,7 +35,7 @@ def test_points_are_averaged_and_none_is_lost() -> None:
 
 
 @pytest.mark.parametrize("every_n", [1, 5])
-def test_curves_of_a_fit_are_its_losses(trainer: Callable[..., Trainer], every_n: int) -> None:
+def test_the_curves_of_a_fit_are_its_losses(trainer: Callable[..., Trainer], every_n: int) -> None:
     board, watch = ProgressBoard(every_n=every_n, live=False), StepLosses()
     model, data = LinearRegression(2), SyntheticRegressionData(num_train=70, num_val=40, batch_size=10)
     trainer(max_epochs=3, callbacks=[board, watch]).fit(model, data)
@@ -72,7 +72,7 @@ def test_accumulated_and_stacked_losses_are_those_of_a_batch(trainer: Callable[.
     assert board.curve("loss of a batch")[1] == pytest.approx(curves[0], rel=1e-5)
 
 
-def test_validation_within_an_epoch_stands_where_it_was(trainer: Callable[..., Trainer]) -> None:
+def test_validation_within_an_epoch_is_drawn_at_its_time(trainer: Callable[..., Trainer]) -> None:
     board = ProgressBoard()
     data = SyntheticRegressionData(num_train=40, num_val=4, batch_size=10)
     model = LinearRegression(2)
@@ -81,7 +81,7 @@ def test_validation_within_an_epoch_stands_where_it_was(trainer: Callable[..., T
     assert board.curve("pretrained/val/loss")[0] == [0.5, 1.0, 1.5, 2.0]
 
 
-def test_one_board_for_several_fits_and_chosen_metrics(trainer: Callable[..., Trainer]) -> None:
+def test_a_board_draws_several_fits_and_chosen_metrics(trainer: Callable[..., Trainer]) -> None:
     board = ProgressBoard(metrics=["b/val/loss"], live=False)
     for prefix in ("a/", "b/"):
         model = LinearRegression(2)
@@ -92,7 +92,7 @@ def test_one_board_for_several_fits_and_chosen_metrics(trainer: Callable[..., Tr
     assert names == ["a/loss of a batch", "b/val/loss", "b/loss of a batch"]
 
 
-def test_validation_alone_and_sanity_checks_draw_nothing(trainer: Callable[..., Trainer]) -> None:
+def test_validation_outside_a_fit_and_sanity_checks_draw_nothing(trainer: Callable[..., Trainer]) -> None:
     board = ProgressBoard(live=False)
     fit = trainer(max_epochs=1, callbacks=[board], num_sanity_val_steps=2)
     model, data = LinearRegression(2), SyntheticRegressionData(num_train=40, num_val=40)
@@ -102,7 +102,7 @@ def test_validation_alone_and_sanity_checks_draw_nothing(trainer: Callable[..., 
     assert board.curve("val/loss")[0] == [1]
 
 
-def test_a_script_gets_a_png(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+def test_a_script_writes_a_png(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     path = tmp_path / "figures" / "board.png"
     board = ProgressBoard(path, title="Regression", xlabel="epochs", ylabel="squared error", yscale="log")
     assert not board.live
@@ -125,9 +125,7 @@ class Breaks(LinearRegression):
         return super().training_step(batch, batch_idx)
 
 
-def test_a_fit_that_ends_early_is_drawn_as_far_as_it_came(
-    trainer: Callable[..., Trainer], tmp_path: Path
-) -> None:
+def test_a_fit_that_fails_is_drawn_up_to_the_error(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     board = ProgressBoard(tmp_path / "board.png")
     data = SyntheticRegressionData(num_train=64, num_val=8)
     with pytest.raises(InputError, match="out of data"):
@@ -136,14 +134,14 @@ def test_a_fit_that_ends_early_is_drawn_as_far_as_it_came(
     assert board.curve("loss of a batch")[0] == [0.5, 1.0, 1.5]
 
 
-def test_a_board_that_saw_nothing_writes_nothing(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+def test_a_board_without_curves_writes_nothing(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     board = ProgressBoard(tmp_path / "board.png")
     trainer(max_epochs=0, callbacks=[board]).fit(LinearRegression(2), SyntheticRegressionData())
     assert list(tmp_path.iterdir()) == []
     assert len(board.figure().axes) == 1
 
 
-def test_a_foreign_module_is_drawn_too(trainer: Callable[..., Trainer]) -> None:
+def test_a_module_of_another_library_can_be_drawn(trainer: Callable[..., Trainer]) -> None:
     class Foreign(LightningModule):
         def __init__(self) -> None:
             super().__init__()
@@ -166,7 +164,7 @@ def test_a_foreign_module_is_drawn_too(trainer: Callable[..., Trainer]) -> None:
 
 
 class Notebook(ModuleType):
-    """Stands in for IPython in a notebook, and keeps what is shown."""
+    """Stands in for IPython in a notebook, and keeps the shown images."""
 
     def __init__(self, kind: str) -> None:
         super().__init__("IPython")
@@ -203,28 +201,28 @@ def test_in_a_notebook_the_figure_grows(
     board = ProgressBoard(refresh_seconds=0)
     assert board.live
     trainer(max_epochs=3, callbacks=[board]).fit(LinearRegression(2), SyntheticRegressionData(num_train=64))
-    assert len(notebook.shown) == 4  # after each epoch, and in the end
+    assert len(notebook.shown) == 4  # after each epoch and at the end
     assert len(set(notebook.shown[:3])) == 3
     assert all(image.startswith(b"\x89PNG") for image in notebook.shown)
     slow = ProgressBoard(refresh_seconds=3600)
     for i in range(50):
         slow.draw(i, i, "line")
     assert len(notebook.shown) == 5
-    for _ in range(2):  # the cell is done, and another one
+    for _ in range(2):  # this cell and another one are done
         for call in list(notebook.after_cell):
             call(None)
-    assert len(notebook.shown) == 6  # with what came too fast
+    assert len(notebook.shown) == 6  # with the points that came too soon
     assert notebook.after_cell == []
 
 
 @pytest.mark.parametrize("kind", ["TerminalInteractiveShell", "NoneType"])
-def test_outside_a_notebook_it_does_not(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_notebook_no_figure_is_shown(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "IPython", Notebook(kind))
     assert not ProgressBoard().live
 
 
-def test_it_costs_one_hook_a_step() -> None:
-    # Each hook that Lightning finds callable costs 2 microseconds; what a step of a small model takes is 500.
+def test_a_step_calls_one_hook() -> None:
+    # Each callable hook costs 2 microseconds; a step of a small model takes 500.
     board = ProgressBoard()
     hooks = (
         "train_batch_start",
@@ -237,12 +235,12 @@ def test_it_costs_one_hook_a_step() -> None:
 
 
 @pytest.mark.parametrize("every_n", [0, -1])
-def test_bad_input(every_n: int) -> None:
+def test_a_bad_every_n_is_an_error(every_n: int) -> None:
     with pytest.raises(InputError, match="every_n must be positive"):
         ProgressBoard(every_n=every_n)
 
 
-def test_the_first_point_of_a_curve_decides_how_many_become_one() -> None:
+def test_the_first_point_of_a_curve_sets_how_many_points_are_averaged() -> None:
     board = ProgressBoard(live=False)
     for i in range(5):
         board.draw(i, 10 * i, "line", every_n=2 if i == 0 else 1)
@@ -265,7 +263,7 @@ def test_the_first_point_of_a_curve_decides_how_many_become_one() -> None:
         ("train_loss", False),
     ],
 )
-def test_without_names_losses_of_all_stages_but_training_are_drawn(
+def test_by_default_the_losses_of_all_stages_except_training_are_drawn(
     name: str, drawn: bool, trainer: Callable[..., Trainer]
 ) -> None:
     class Logs(LinearRegression):
@@ -280,7 +278,7 @@ def test_without_names_losses_of_all_stages_but_training_are_drawn(
         assert board.curve(name) == ([1, 2], [0.25, 0.25])
 
 
-def test_axes_are_linear_unless_asked_and_a_figure_has_a_legend() -> None:
+def test_axes_are_linear_by_default_and_a_figure_has_a_legend() -> None:
     for xscale, yscale in (("linear", "linear"), ("log", "linear"), ("linear", "log"), ("log", "log")):
         board = ProgressBoard(xscale=xscale, yscale=yscale, live=False)  # type: ignore[arg-type]
         for i in range(1, 200):
@@ -305,7 +303,7 @@ def test_a_board_without_a_path_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_figure_is_drawn_anew_at_most_once_in_the_refresh_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_figure_is_redrawn_at_most_once_in_the_refresh_time(monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = Notebook("ZMQInteractiveShell")
     for name, module in notebook.modules.items():
         monkeypatch.setitem(sys.modules, name, module)

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: found where it is, read as it is, and refused where it is something else."""
+"""Fashion-MNIST: finding, reading and checking the files; splits, batches and flips."""
 
 import gzip
 import struct
@@ -14,9 +14,16 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from d2l_lightning.batches import ShuffledBatches
 from d2l_lightning.data import fashion_mnist
-from d2l_lightning.data.fashion_mnist import FILES, LABELS, SYSTEM_FOLDER, FashionMNIST, RowLoader, read_idx
+from d2l_lightning.data.batches import RowLoader, ShuffledBatches, gather_from
+from d2l_lightning.data.fashion_mnist import (
+    FILES,
+    LABELS,
+    SYSTEM_FOLDER,
+    FashionMNIST,
+    FlippingLoader,
+    read_idx,
+)
 from d2l_lightning.errors import InputError
 from tests.conftest import needs_fashion_mnist
 
@@ -27,7 +34,7 @@ def idx(values: Tensor) -> bytes:
 
 
 def write(folder: Path, sizes: tuple[int, int] = (50, 20), pack: bool = True) -> Path:
-    """Write a tiny data set whose images say their number, and show their class, in a column of its own."""
+    """Write a tiny data set; pixel (0, 0) of an image is its number, and a bar in a column is its class."""
     folder.mkdir(parents=True, exist_ok=True)
     first = 0
     for size, (images, labels) in zip(sizes, FILES.values(), strict=True):
@@ -43,13 +50,15 @@ def write(folder: Path, sizes: tuple[int, int] = (50, 20), pack: bool = True) ->
 
 
 @pytest.fixture(autouse=True)
-def nowhere_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def no_installed_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     if "real" not in request.keywords:
         monkeypatch.setattr(fashion_mnist, "SYSTEM_FOLDER", tmp_path / "system")
         monkeypatch.setenv("D2L_LIGHTNING_CACHE", str(tmp_path / "cache"))
 
 
-def made(folder: Path | None = None, **settings: Any) -> FashionMNIST:
+def make(folder: Path | None = None, **settings: Any) -> FashionMNIST:
     data = FashionMNIST(None if folder is None else str(folder), **settings)
     data.prepare_data()
     data.setup()
@@ -61,25 +70,24 @@ def numbers(loader: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("pack", [True, False])
-def test_files_are_found_in_a_folder_and_below_it(tmp_path: Path, pack: bool) -> None:
+def test_files_are_found_in_a_folder_and_in_torchvisions_subfolder(tmp_path: Path, pack: bool) -> None:
     for folder in (tmp_path / "flat", tmp_path / "deep" / "FashionMNIST" / "raw"):
         write(folder, pack=pack)
     for top in ("flat", "deep"):
-        data = made(tmp_path / top)
-        assert data.images is not None
+        data = make(tmp_path / top)
         assert data.images.shape == (70, 28, 28)
         assert data.images.dtype == torch.uint8
         assert torch.equal(data.labels, torch.arange(70) % 10)
 
 
-def test_without_a_folder_the_systems_comes_before_the_cache(tmp_path: Path) -> None:
+def test_the_system_folder_precedes_the_cache(tmp_path: Path) -> None:
     write(tmp_path / "cache" / "FashionMNIST" / "raw", (30, 10))
-    assert len(made().labels) == 40
+    assert len(make().labels) == 40
     write(tmp_path / "system", (20, 10))
-    assert len(made().labels) == 30
+    assert len(make().labels) == 30
 
 
-def test_where_it_is_nowhere_one_line_says_the_three_ways(
+def test_the_error_without_data_names_three_remedies_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offline(*_: Any, **__: Any) -> None:
@@ -88,9 +96,10 @@ def test_where_it_is_nowhere_one_line_says_the_three_ways(
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", offline)
     with pytest.raises(InputError) as error:
         FashionMNIST().prepare_data()
-    said = str(error.value)
-    assert len(said.splitlines()) == 1
-    assert all(way in said for way in ("--data_dir", "dataset-fashion-mnist", "network", "Error downloading"))
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    remedies = ("--data_dir", "dataset-fashion-mnist", "network", "Error downloading")
+    assert all(remedy in message for remedy in remedies)
 
 
 def test_torchvision_downloads_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,13 +108,13 @@ def test_torchvision_downloads_into_the_cache(tmp_path: Path, monkeypatch: pytes
         write(Path(root) / "FashionMNIST" / "raw", pack=False)
 
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", download)
-    assert len(made().labels) == 70
+    assert len(make().labels) == 70
     assert (tmp_path / "cache" / "FashionMNIST").is_dir()
 
 
-def test_the_split_is_by_the_seed_and_leaves_no_row_out(tmp_path: Path) -> None:
+def test_the_split_depends_on_the_seed_and_has_every_row(tmp_path: Path) -> None:
     folder = write(tmp_path / "data")
-    data, same, other = (made(folder, val_fraction=0.2, seed=seed) for seed in (1, 1, 2))
+    data, same, other = (make(folder, val_fraction=0.2, seed=seed) for seed in (1, 1, 2))
     assert {stage: len(rows) for stage, rows in data.rows.items()} == {"train": 40, "val": 10, "test": 20}
     assert sorted(torch.cat(list(data.rows.values())).tolist()) == list(range(70))
     assert data.rows["test"].tolist() == list(range(50, 70))
@@ -113,14 +122,14 @@ def test_the_split_is_by_the_seed_and_leaves_no_row_out(tmp_path: Path) -> None:
     assert not torch.equal(data.rows["val"], other.rows["val"])
 
 
-def test_the_books_protocol_validates_on_the_test_rows(tmp_path: Path) -> None:
-    data = made(write(tmp_path / "data"), validate_on_test=True)
+def test_validate_on_test_trains_on_all_training_rows(tmp_path: Path) -> None:
+    data = make(write(tmp_path / "data"), validate_on_test=True)
     assert data.rows["train"].tolist() == list(range(50))
     assert torch.equal(data.rows["val"], data.rows["test"])
 
 
 @given(st.integers(1, 60), st.integers(0, 5))
-def test_batches_bring_every_row_once(tmp_path_factory: Any, batch_size: int, epoch: int) -> None:
+def test_batches_have_every_row_once(tmp_path_factory: Any, batch_size: int, epoch: int) -> None:
     data = FashionMNIST(batch_size=batch_size, validate_on_test=True)
     images = torch.zeros(70, 28, 28, dtype=torch.uint8)
     images[:, 0, 0] = torch.arange(70)
@@ -135,19 +144,19 @@ def test_batches_bring_every_row_once(tmp_path_factory: Any, batch_size: int, ep
     assert numbers(data.val_dataloader()) == numbers(data.test_dataloader()) == list(range(50, 70))
 
 
-def watched() -> tuple[list[tuple[Tensor, Tensor]], Any]:
-    """Return a model, and the list that it adds its training batches to."""
+def recorded() -> tuple[list[tuple[Tensor, Tensor]], Any]:
+    """Return a list, and a model that adds its training batches to it."""
     from lightning.pytorch import LightningModule
 
-    met: list[tuple[Tensor, Tensor]] = []
+    batches: list[tuple[Tensor, Tensor]] = []
 
-    class Watch(LightningModule):
+    class Recorder(LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.net = torch.nn.Linear(784, 1)
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            met.append(batch)
+            batches.append(batch)
             return self.net(batch[0].flatten(1)).sum()
 
         def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -156,29 +165,29 @@ def watched() -> tuple[list[tuple[Tensor, Tensor]], Any]:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), 0.1)
 
-    return met, Watch()
+    return batches, Recorder()
 
 
-def test_half_of_the_training_images_are_flipped_and_no_others(
+def test_half_of_the_training_images_are_flipped_and_no_validation_images(
     tmp_path: Path, trainer: Callable[..., Any]
 ) -> None:
-    folder, (met, model) = str(write(tmp_path / "data", (500, 20))), watched()
+    folder, (batches, model) = str(write(tmp_path / "data", (500, 20))), recorded()
     torch.manual_seed(0)
     trainer(max_epochs=4).fit(model, FashionMNIST(folder, batch_size=50, flip=True))  # validation asserts
-    X = torch.cat([X for X, _ in met])
-    as_it_is, flipped = X[:, 0, 1] == 1, X[:, 0, 26] == 1
-    assert (as_it_is ^ flipped).all()
+    X = torch.cat([X for X, _ in batches])
+    original, flipped = X[:, 0, 1] == 1, X[:, 0, 26] == 1
+    assert (original ^ flipped).all()
     assert 0.45 < flipped.float().mean() < 0.55
-    plain, model = watched()
+    plain, model = recorded()
     trainer(max_epochs=1).fit(model, FashionMNIST(folder))
     assert all((X[:, 0, 1] == 1).all() for X, _ in plain)
 
 
-def test_flips_are_a_function_of_seed_and_epoch(tmp_path: Path) -> None:
+def test_flips_depend_on_seed_and_epoch(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", (200, 20))
 
     def flipped(epoch: int, **settings: Any) -> set[int]:
-        loader = made(folder, flip=True, batch_size=32, **settings).train_dataloader()
+        loader = make(folder, flip=True, batch_size=32, **settings).train_dataloader()
         loader.sampler.set_epoch(epoch)
         return {int(X[0, 27]) for batch, _ in loader for X in batch if X[0, 26] == 255}
 
@@ -187,39 +196,38 @@ def test_flips_are_a_function_of_seed_and_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_rows_are_gathered_where_the_images_are(flip: bool) -> None:
-    # Tensors without memory, on a device that this machine need not have.
+def test_rows_are_gathered_on_the_device_of_the_images(flip: bool) -> None:
+    # Tensors without memory, on a device that may be absent.
     with FakeTensorMode(allow_non_fake_inputs=True):
         images = torch.empty(10, 28, 28, dtype=torch.uint8, device="cuda")
         labels = torch.empty(10, dtype=torch.int64, device="cuda")
-        loader = RowLoader(images, labels, torch.arange(4, 10), ShuffledBatches(6, 4, seed=0), flip)
-        batches = list(loader)
+        order = ShuffledBatches(torch.arange(4, 10), 4, seed=0)
+        batches = list((FlippingLoader if flip else RowLoader)(order, gather_from(images, labels)))
     assert [(X.device.type, y.device.type, len(y)) for X, y in batches] == [
         ("cuda", "cuda", n) for n in (4, 2)
     ]
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
-def test_images_are_scaled_in_the_batch_to_what_the_model_computes_in(
+def test_batches_are_scaled_and_have_the_type_of_the_model(
     tmp_path: Path, trainer: Callable[..., Any], precision: Any
 ) -> None:
-    met, model = watched()
+    batches, model = recorded()
     data = FashionMNIST(str(write(tmp_path / "data")), batch_size=16)
     trainer(max_epochs=1, precision=precision, limit_val_batches=0).fit(model, data)
-    X, y = met[0]
+    X, y = batches[0]
     assert X.dtype == {"3": torch.float32, "6": torch.float64, "b": torch.bfloat16}[precision[0]]
     assert X.max() == 1
     assert X.min() == 0
     assert y.dtype == torch.int64
-    assert data.images is not None
     assert data.images.dtype == torch.uint8
-    # Held-out rows are not among those that were trained on.
-    trained = {int(number) for batch, _ in met for number in (batch[:, 0, 0] * 255).round()}
+    # Validation rows are not trained on.
+    trained = {int(number) for batch, _ in batches for number in (batch[:, 0, 0] * 255).round()}
     assert trained == set(data.rows["train"].tolist())
 
 
-def test_examples_and_their_names(tmp_path: Path) -> None:
-    data = made(write(tmp_path / "data"))
+def test_examples_and_class_names(tmp_path: Path) -> None:
+    data = make(write(tmp_path / "data"))
     X, y = data.examples(data.rows["test"][:3])
     assert X.shape == (3, 28, 28)
     assert X.dtype == torch.float32
@@ -228,7 +236,7 @@ def test_examples_and_their_names(tmp_path: Path) -> None:
     assert data.text_labels([9, 5]) == ["ankle boot", "sandal"]
 
 
-def spoil(folder: Path, name: str, data: bytes) -> None:
+def replace_file(folder: Path, name: str, data: bytes) -> None:
     (folder / f"{name}.gz").unlink()
     (folder / name).write_bytes(data)
 
@@ -240,47 +248,51 @@ FLAT = torch.zeros(50, dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        (IMAGES, b"", "is no IDX file of bytes"),
-        (IMAGES, b"\x89PNG and more", "is no IDX file of bytes"),
-        (IMAGES, b"\0\0\x0d\x01" + struct.pack(">I", 1) + b"1234", "is no IDX file of bytes"),
-        (IMAGES, b"\0\0\x08\x03" + b"\0" * 8, "is no IDX file of bytes"),
-        (IMAGES, idx(torch.zeros(50, 28, 28, dtype=torch.uint8))[:-1], "39199 bytes of data, .* says 39200"),
+        (IMAGES, b"", "is not an IDX file of bytes"),
+        (IMAGES, b"\x89PNG image", "is not an IDX file of bytes"),
+        (IMAGES, b"\0\0\x0d\x01" + struct.pack(">I", 1) + b"1234", "is not an IDX file of bytes"),
+        (IMAGES, b"\0\0\x08\x03" + b"\0" * 8, "is not an IDX file of bytes"),
+        (
+            IMAGES,
+            idx(torch.zeros(50, 28, 28, dtype=torch.uint8))[:-1],
+            "39199 bytes of data; its header says 39200",
+        ),
         (IMAGES, idx(torch.zeros(50, 28, 28, dtype=torch.uint8)) + b"x", "39201 bytes of data"),
         (
             IMAGES,
             gzip.compress(idx(torch.zeros(50, 28, 28, dtype=torch.uint8)), mtime=0)[:-20],
-            "cut short or damaged",
+            "truncated or damaged",
         ),
-        (IMAGES, b"\x1f\x8b and no more", "cut short or damaged"),
-        (IMAGES, idx(torch.zeros(50, 32, 32, dtype=torch.uint8)), "no images of 28 by 28"),
+        (IMAGES, b"\x1f\x8b cut", "truncated or damaged"),
+        (IMAGES, idx(torch.zeros(50, 32, 32, dtype=torch.uint8)), "must hold images of 28 by 28"),
         (IMAGES, idx(torch.zeros(49, 28, 28, dtype=torch.uint8)), "has 49 images, .* 50 classes"),
-        (CLASSES, idx(torch.zeros(50, 1, dtype=torch.uint8)), "no list of classes"),
+        (CLASSES, idx(torch.zeros(50, 1, dtype=torch.uint8)), "must hold a list of classes"),
         (CLASSES, idx(FLAT + 10), "has a class 10; they are 0 to 9"),
     ],
 )
-def test_damaged_and_foreign_files_are_told_in_a_line(
+def test_damaged_and_foreign_files_are_an_error_of_one_line(
     tmp_path: Path, name: str, data: bytes, message: str
 ) -> None:
     folder = write(tmp_path / "data")
-    spoil(folder, name, data)
+    replace_file(folder, name, data)
     with pytest.raises(InputError, match=message) as error:
-        made(folder)
+        make(folder)
     assert str(folder / name) in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_missing_files(tmp_path: Path) -> None:
+def test_missing_and_empty_files_are_an_error(tmp_path: Path) -> None:
     folder = write(tmp_path / "data")
     (folder / f"{CLASSES}.gz").unlink()
     with pytest.raises(InputError, match=f"lacks {CLASSES}"):
-        made(folder)
+        make(folder)
     with pytest.raises(InputError, match=f"lacks {IMAGES}"):
         FashionMNIST(str(tmp_path / "void")).prepare_data()
     for name in FILES["train"]:
-        spoil_to_empty = torch.zeros((0, 28, 28) if name == IMAGES else (0,), dtype=torch.uint8)
-        (folder / name).write_bytes(idx(spoil_to_empty))
+        empty = torch.zeros((0, 28, 28) if name == IMAGES else (0,), dtype=torch.uint8)
+        (folder / name).write_bytes(idx(empty))
     with pytest.raises(InputError, match="is empty"):
-        made(folder)
+        make(folder)
 
 
 @pytest.mark.parametrize(
@@ -292,21 +304,20 @@ def test_missing_files(tmp_path: Path) -> None:
         ({"val_fraction": float("nan")}, "val_fraction must be between 0 and 1"),
     ],
 )
-def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_an_error(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         FashionMNIST(**settings)
 
 
-def test_a_split_that_leaves_nothing(tmp_path: Path) -> None:
+def test_a_split_without_training_rows_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"val_fraction 0\.9 leaves none of 2 rows"):
-        made(write(tmp_path / "data", (2, 2)), val_fraction=0.9)
+        make(write(tmp_path / "data", (2, 2)), val_fraction=0.9)
 
 
 @pytest.mark.real
 @needs_fashion_mnist
-def test_the_real_data(tmp_path: Path) -> None:
-    data = made()
-    assert data.images is not None
+def test_the_real_data_equals_torchvisions(tmp_path: Path) -> None:
+    data = make()
     assert data.images.shape == (70_000, 28, 28)
     assert torch.bincount(data.labels).tolist() == [7000] * 10
     assert len(data.rows["test"]) == 10_000
@@ -319,7 +330,7 @@ def test_the_real_data(tmp_path: Path) -> None:
             assert torch.equal(read_idx(plain).long(), read(str(plain)).long()), name
 
 
-def test_the_ten_names_are_those_of_the_data_set_in_its_order() -> None:
+def test_labels_are_the_names_of_the_classes_in_their_order() -> None:
     assert list(LABELS) == [
         *("t-shirt", "trouser", "pullover", "dress", "coat"),
         *("sandal", "shirt", "sneaker", "bag", "ankle boot"),

@@ -1,4 +1,4 @@
-"""The data hub: what is fetched, verified, kept and unpacked, and what is refused (4.10.1)."""
+"""The data hub downloads, verifies, keeps and unpacks files, and refuses dangerous ones (4.10.1)."""
 
 import gzip
 import hashlib
@@ -31,7 +31,7 @@ TOY = {"toy/a.txt": b"alpha" * 2000, "toy/sub/b.txt": b"beta"}
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; drops the first `drops` connections in mid-body; counts `requests`."""
+    """Serves ``files``, drops the first ``drops`` connections in mid-body, and records ``requests``."""
 
     daemon_threads = True
 
@@ -68,18 +68,18 @@ class Handler(BaseHTTPRequestHandler):
             body = body[: len(body) // 2]
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the name in the base class)
         pass
 
 
 @pytest.fixture(autouse=True)
-def naps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """A hub of each test's own, direct connections, and no waiting between attempts: the naps are noted."""
-    naps: list[float] = []
-    monkeypatch.setattr("pooch.core.time.sleep", naps.append)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """Give each test its own hub and direct connections; record pauses between attempts and skip them."""
+    pauses: list[float] = []
+    monkeypatch.setattr("pooch.core.time.sleep", pauses.append)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with mock.patch.dict(DATA_HUB):
-        yield naps
+        yield pauses
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def pack(kind: str, members: dict[str, bytes]) -> bytes:
 
 
 def pack_tar(kind: str, members: list[tuple[bytes, str, bytes | str]]) -> bytes:
-    """A tar of (type, name, content or link's target)."""
+    """Return a tar file of members: type, name, and content or target of a link."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz" if kind.endswith("gz") else "w") as archive:
         for type_, name, content in members:
@@ -125,7 +125,7 @@ def pack_tar(kind: str, members: list[tuple[bytes, str, bytes | str]]) -> bytes:
 
 
 def cached(cache: Path, filename: str, body: bytes) -> Path:
-    """Name a file "toy" in the hub and lay it into the cache, so that no server is needed."""
+    """Add a file to the hub as "toy" and put it into the cache, so that no server is needed."""
     DATA_HUB["toy"] = (f"http://127.0.0.1:9/{filename}", digest(body))
     path = cache / digest(body) / filename
     path.parent.mkdir(parents=True)
@@ -136,7 +136,7 @@ def cached(cache: Path, filename: str, body: bytes) -> Path:
 # Downloading
 
 
-def test_house_entries_are_the_bundled_files() -> None:
+def test_the_entries_of_the_house_prices_are_the_bundled_files() -> None:
     files = Path(d2l_lightning.data.__path__[0], "files")
     for part in ("train", "test"):
         url, sha1 = DATA_HUB[f"kaggle_house_{part}"]
@@ -145,12 +145,14 @@ def test_house_entries_are_the_bundled_files() -> None:
             assert digest(file.read()) == sha1
 
 
-def test_importing_the_hub_leaves_pooch_alone() -> None:
-    code = "import sys, d2l_lightning.data.hub; sys.exit('pooch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_importing_the_hub_loads_no_slow_library() -> None:
+    slow = "pooch", "requests", "torch", "lightning", "pandas"
+    code = f"import sys, d2l_lightning.data.hub; print([name for name in {slow} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
-def test_download_then_cache_hit_without_a_request(server: Server, tmp_path: Path) -> None:
+def test_a_second_download_uses_the_cache_without_a_request(server: Server, tmp_path: Path) -> None:
     server.offer("/data/toy.csv", BODY)
     first = download("toy", tmp_path)
     assert first.name == "toy.csv"
@@ -161,12 +163,12 @@ def test_download_then_cache_hit_without_a_request(server: Server, tmp_path: Pat
     assert list(files_in(tmp_path).values()) == [BODY]
 
 
-def test_a_query_is_no_part_of_the_file_name(server: Server, tmp_path: Path) -> None:
+def test_the_file_name_does_not_contain_the_query(server: Server, tmp_path: Path) -> None:
     server.offer("/data/toy.csv?version=2", BODY)
     assert download("toy", tmp_path).name == "toy.csv"
 
 
-def test_corrupt_cached_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_a_corrupt_file_in_the_cache_is_downloaded_again(server: Server, tmp_path: Path) -> None:
     server.offer("/toy.csv", BODY)
     path = download("toy", tmp_path)
     path.write_bytes(BODY[:-1])
@@ -174,7 +176,7 @@ def test_corrupt_cached_file_is_fetched_again(server: Server, tmp_path: Path) ->
     assert len(server.requests) == 2
 
 
-def test_entries_with_one_file_name_do_not_collide(server: Server, tmp_path: Path) -> None:
+def test_entries_with_the_same_file_name_do_not_collide(server: Server, tmp_path: Path) -> None:
     server.offer("/one/toy.csv", b"one", name="one")
     server.offer("/two/toy.csv", b"two", name="two")
     one, two = download("one", tmp_path), download("two", tmp_path)
@@ -183,31 +185,34 @@ def test_entries_with_one_file_name_do_not_collide(server: Server, tmp_path: Pat
     assert len(server.requests) == 2
 
 
-def test_download_all_in_the_hubs_order(server: Server, tmp_path: Path) -> None:
+def test_download_all_returns_the_paths_of_all_entries_in_the_hubs_order(
+    server: Server, tmp_path: Path
+) -> None:
     DATA_HUB.clear()
     server.offer("/b.csv", b"b", name="b")
     server.offer("/a.csv", b"a", name="a")
     paths = download_all(tmp_path)
+    assert paths == [tmp_path / digest(b"b") / "b.csv", tmp_path / digest(b"a") / "a.csv"]
     assert [path.read_bytes() for path in paths] == [b"b", b"a"]
-    assert [path.name for path in paths] == ["b.csv", "a.csv"]
-    assert all(path.is_relative_to(tmp_path) for path in paths)
     assert paths == [download("b", tmp_path), download("a", tmp_path)]
-    assert len(server.requests) == 2
+    assert server.requests == ["/b.csv", "/a.csv"]
 
 
 @pytest.mark.parametrize("function", [download, download_extract])
-def test_unknown_name_is_told_with_the_known_ones(function: Callable[..., object], tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_name_lists_the_known_ones(
+    function: Callable[..., object], tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=r"^unknown file 'hous'.*kaggle_house_test, kaggle_house_train$"):
         function("hous", cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dropped_connection_is_retried(server: Server, tmp_path: Path, naps: list[float]) -> None:
+def test_a_dropped_connection_is_tried_again(server: Server, tmp_path: Path, pauses: list[float]) -> None:
     server.offer("/toy.csv", BODY)
     server.drops = 2
     assert download("toy", tmp_path).read_bytes() == BODY
     assert len(server.requests) == 3
-    assert naps == [1, 2]
+    assert pauses == [1, 2]
     assert list(files_in(tmp_path).values()) == [BODY]
 
 
@@ -215,7 +220,9 @@ def one_line_with(url: str, path: Path) -> str:
     return rf"\Acannot fetch 'toy' from {re.escape(url)} [^\n]*try again[^\n]*{re.escape(str(path))}\Z"
 
 
-def test_always_dropped_is_told_and_nothing_is_left(server: Server, tmp_path: Path) -> None:
+def test_connections_that_are_always_dropped_raise_an_error_and_leave_no_file(
+    server: Server, tmp_path: Path
+) -> None:
     url = server.offer("/toy.csv", BODY)
     server.drops = 99
     with pytest.raises(ConnectionError, match=one_line_with(url, tmp_path / digest(BODY) / "toy.csv")):
@@ -224,7 +231,7 @@ def test_always_dropped_is_told_and_nothing_is_left(server: Server, tmp_path: Pa
     assert files_in(tmp_path) == {}
 
 
-def test_missing_on_the_server_is_told(server: Server, tmp_path: Path) -> None:
+def test_a_file_that_the_server_does_not_have_raises_an_error(server: Server, tmp_path: Path) -> None:
     url = server.offer("/toy.csv", BODY)
     server.files.clear()
     with pytest.raises(ConnectionError, match="404") as caught:
@@ -233,48 +240,52 @@ def test_missing_on_the_server_is_told(server: Server, tmp_path: Path) -> None:
     assert files_in(tmp_path) == {}
 
 
-def test_no_server_at_all_is_told(tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_raises_an_error(tmp_path: Path) -> None:
     with Server() as closed:
         url = closed.offer("/toy.csv", BODY)
     with pytest.raises(ConnectionError, match=one_line_with(url, tmp_path / digest(BODY) / "toy.csv")):
         download("toy", tmp_path)
 
 
-def test_wrong_bytes_are_told_and_nothing_is_left(server: Server, tmp_path: Path) -> None:
+def test_wrong_bytes_raise_an_error_and_leave_no_file(server: Server, tmp_path: Path) -> None:
     url = server.offer("/toy.csv", b"other bytes", sha1=digest(BODY))
     with pytest.raises(ValueError, match=one_line_with(url, tmp_path / digest(BODY) / "toy.csv")):
         download("toy", tmp_path)
     assert files_in(tmp_path) == {}
 
 
-def test_corrupt_cached_file_does_not_outlive_a_failed_download(server: Server, tmp_path: Path) -> None:
+def test_a_corrupt_file_in_the_cache_is_removed_after_a_failed_download(
+    server: Server, tmp_path: Path
+) -> None:
     server.offer("/toy.csv", BODY)
-    download("toy", tmp_path).write_bytes(b"rot")
+    download("toy", tmp_path).write_bytes(b"corrupt")
     server.drops = 99
     with pytest.raises(ConnectionError, match="toy"):
         download("toy", tmp_path)
     assert files_in(tmp_path) == {}
 
 
-def test_one_message_and_a_bar(
+def test_a_download_logs_one_message_and_shows_a_progress_bar(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     pooch.get_logger().addHandler(handler)
     request.addfinalizer(lambda: pooch.get_logger().removeHandler(handler))
     url = server.offer("/toy.csv", BODY)
     download("toy", tmp_path)
-    assert len(told) == 1
-    assert url in told[0]
+    assert len(messages) == 1
+    assert url in messages[0]
     assert "100%" in capsys.readouterr().err
     download("toy", tmp_path)
-    assert len(told) == 1
+    assert len(messages) == 1
     assert capsys.readouterr().err == ""
 
 
-def test_which_cache_folder(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_is_the_argument_the_variable_or_the_systems(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.offer("/toy.csv", BODY)
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "system" / project)
     for value, cache_dir, expected in [
@@ -290,11 +301,11 @@ def test_which_cache_folder(server: Server, tmp_path: Path, monkeypatch: pytest.
         assert download("toy", cache_dir).is_relative_to(tmp_path / expected)
 
 
-def test_another_process_that_makes_the_folder_first_is_no_trouble(
+def test_another_process_may_create_the_cache_folder_first(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.offer("/toy.csv", BODY)
-    # What pooch's own making of the folder meets then.
+    # What pooch's own creation of the folder raises then.
     monkeypatch.setattr(os, "makedirs", mock.Mock(side_effect=FileExistsError))
     assert download("toy", tmp_path).read_bytes() == BODY
 
@@ -303,22 +314,22 @@ def test_another_process_that_makes_the_folder_first_is_no_trouble(
     ("filename", "body", "call"),
     [("toy.csv", BODY, "download"), ("toy.tar.gz", pack("tar.gz", TOY), "download_extract")],
 )
-def test_two_processes_at_once_both_get_it(
+def test_two_processes_at_once_both_get_the_file(
     server: Server, tmp_path: Path, filename: str, body: bytes, call: str
 ) -> None:
     url = server.offer(f"/{filename}", body)
-    # Neither is served before both have asked, so that neither finds the other's file.
+    # The server answers when both have asked, so that neither finds the other's file.
     server.meeting = threading.Barrier(2)
     code = (
         "import sys; from d2l_lightning.data import hub; url, sha1, cache = sys.argv[1:]; "
         f"hub.DATA_HUB['toy'] = url, sha1; print(hub.{call}('toy', cache_dir=cache))"
     )
     command = [sys.executable, "-c", code, url, digest(body), str(tmp_path)]
-    twins = [
+    processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"
     ]
-    (out, err), (other_out, other_err) = [twin.communicate(timeout=60) for twin in twins]
-    assert [twin.returncode for twin in twins] == [0, 0], err + other_err
+    (out, err), (other_out, other_err) = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], err + other_err
     assert len(server.requests) == 2
     assert out == other_out
     got = Path(out.strip())
@@ -374,7 +385,9 @@ def test_changed_archive_is_unpacked_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("filename", ["toy.csv", "toy.csv.gz", "toy.tar.bz2", "toy"])
-def test_other_kinds_are_refused_unfetched(filename: str, server: Server, tmp_path: Path) -> None:
+def test_other_kinds_of_files_are_refused_without_a_download(
+    filename: str, server: Server, tmp_path: Path
+) -> None:
     url = server.offer(f"/{filename}", BODY)
     with pytest.raises(ValueError, match=rf"^cannot extract 'toy': {re.escape(url)} .*\.zip.*\.tar\.gz"):
         download_extract("toy", cache_dir=tmp_path)
@@ -382,15 +395,15 @@ def test_other_kinds_are_refused_unfetched(filename: str, server: Server, tmp_pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_archive_under_an_archives_name(kind: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_archive_is_refused(kind: str, tmp_path: Path) -> None:
     path = cached(tmp_path, f"toy.{kind}", BODY)
     with pytest.raises(ValueError, match=rf"\Acannot unpack {re.escape(str(path))} [^\n]*damaged[^\n]*\Z"):
         download_extract("toy", cache_dir=tmp_path)
     assert list(path.parent.iterdir()) == [path]
 
 
-def whole_or_nothing(kind: str, body: bytes) -> bool:
-    """Unpack; tell whether it worked, having checked that either all or nothing is there."""
+def unpacks_completely(kind: str, body: bytes) -> bool:
+    """Unpack an archive, assert that either all or nothing is there, and return whether all is there."""
     with tempfile.TemporaryDirectory() as cache:
         path = cached(Path(cache), f"toy.{kind}", body)
         try:
@@ -406,37 +419,37 @@ def whole_or_nothing(kind: str, body: bytes) -> bool:
 @settings(deadline=None, max_examples=40)
 @given(where=st.floats(0, 1, exclude_max=True))
 @example(where=0.5)
-def test_truncated_archive_is_unpacked_whole_or_not_at_all(kind: str, where: float) -> None:
+def test_a_truncated_archive_is_unpacked_completely_or_not_at_all(kind: str, where: float) -> None:
     body = pack(kind, TOY)
-    worked = whole_or_nothing(kind, body[: int(where * len(body))])
-    # Only a plain tar has an end that can be missed: zeros, for padding.
+    worked = unpacks_completely(kind, body[: int(where * len(body))])
+    # Only a plain tar may miss its end, which is padding of zeros.
     assert not worked or kind == "tar"
 
 
-def test_tar_cut_between_members_is_refused() -> None:
+def test_a_tar_file_that_is_cut_between_members_is_refused() -> None:
     body = pack("tar", TOY)
     with tarfile.open(fileobj=io.BytesIO(body)) as archive:
         second = archive.getmembers()[1].offset
-    assert not whole_or_nothing("tar", body[:second])
-    assert not whole_or_nothing("tar", body[:second] + b"\xff" * 512 + body[second + 512 :])
+    assert not unpacks_completely("tar", body[:second])
+    assert not unpacks_completely("tar", body[:second] + b"\xff" * 512 + body[second + 512 :])
 
 
 @settings(deadline=None, max_examples=60)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 @example(where=0.9999, bit=0)
 @example(where=0.5, bit=0)
-def test_damaged_gzip_is_unpacked_whole_or_not_at_all(where: float, bit: int) -> None:
+def test_a_damaged_gzip_file_is_unpacked_completely_or_not_at_all(where: float, bit: int) -> None:
     body = bytearray(pack("tar.gz", TOY))
     position = int(where * len(body))
     body[position] ^= 1 << bit
-    worked = whole_or_nothing("tar.gz", bytes(body))
-    # gzip's checksum covers all but the header, which holds a time and a name that do not matter.
+    worked = unpacks_completely("tar.gz", bytes(body))
+    # gzip's checksum covers all but the header, whose time and name do not matter.
     assert not worked or position < 20
 
 
-def test_zip_with_a_password_is_told(tmp_path: Path) -> None:
+def test_a_zip_file_with_a_password_raises_an_error(tmp_path: Path) -> None:
     body = bytearray(pack("zip", {"a.txt": b"a"}))
-    body[6] |= 1  # the flag in the member's own header, and in the table of contents
+    body[6] |= 1  # the flag in the member's header, and below in the table of contents
     body[body.index(b"PK\1\2") + 8] |= 1
     path = cached(tmp_path, "toy.zip", bytes(body))
     with pytest.raises(ValueError, match=r"^cannot unpack .*password"):
@@ -444,7 +457,9 @@ def test_zip_with_a_password_is_told(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_member_that_tarfile_would_pass_over_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_member_that_tarfile_would_ignore_raises_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = cached(tmp_path, "toy.tar", pack("tar", TOY))
     error = tarfile.ExtractError("unable to resolve link")
     monkeypatch.setattr(tarfile.TarFile, "makefile", mock.Mock(side_effect=error))
@@ -453,14 +468,14 @@ def test_member_that_tarfile_would_pass_over_is_told(tmp_path: Path, monkeypatch
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_unpacking_happens_beside_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_is_unpacked_beside_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached(tmp_path, "toy.zip", pack("zip", TOY))
-    # The system's folder may lie on another disk, whence nothing can be renamed.
+    # The system's temporary folder may be on another disk, from which files cannot be renamed.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
     assert len(files_in(download_extract("toy", cache_dir=tmp_path))) == len(TOY)
 
 
-def test_full_disk_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_partial_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def extract_some(archive: zipfile.ZipFile, path: Path) -> None:
         archive.extract("toy/a.txt", path)
         raise OSError(28, "No space left on device")
@@ -472,7 +487,9 @@ def test_full_disk_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_two_that_rename_at_once_both_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_threads_that_unpack_at_once_both_succeed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     meeting = threading.Barrier(2)
     extractall = zipfile.ZipFile.extractall
 
@@ -488,7 +505,7 @@ def test_two_that_rename_at_once_both_succeed(tmp_path: Path, monkeypatch: pytes
     assert len(files_in(tmp_path)) == 1 + len(TOY)
 
 
-def test_rename_that_fails_otherwise_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_of_the_rename_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = cached(tmp_path, "toy.zip", pack("zip", TOY))
     monkeypatch.setattr(Path, "rename", mock.Mock(side_effect=PermissionError("not yours")))
     with pytest.raises(PermissionError, match="not yours"):
@@ -496,10 +513,10 @@ def test_rename_that_fails_otherwise_is_told(tmp_path: Path, monkeypatch: pytest
     assert list(path.parent.iterdir()) == [path]
 
 
-# What would land outside
+# Members outside the folder
 
 
-# Python 3.11.2 has no such filter; from 3.12 on every Python has.
+# Python 3.11.2 has no such filter; Python 3.12 and later do.
 FILTERS = ["data_filter", "none"] if sys.version_info < (3, 12) else ["data_filter"]
 
 
@@ -523,7 +540,7 @@ OUTSIDE = [
 @pytest.mark.usefixtures("with_and_without_filter")
 @pytest.mark.parametrize("target", OUTSIDE)
 @pytest.mark.parametrize("how", ["zip", "tar", "symlink", "hardlink"])
-def test_member_that_would_land_outside_is_refused(how: str, target: str, tmp_path: Path) -> None:
+def test_a_member_outside_the_folder_is_refused(how: str, target: str, tmp_path: Path) -> None:
     if how in ("zip", "tar"):
         kind, member, body = how, target, pack(how, {"toy/a.txt": b"a", target: b"evil"})
     else:
@@ -538,7 +555,7 @@ def test_member_that_would_land_outside_is_refused(how: str, target: str, tmp_pa
 
 
 @pytest.mark.usefixtures("with_and_without_filter")
-def test_links_that_stay_inside_are_kept(tmp_path: Path) -> None:
+def test_links_that_stay_inside_are_unpacked(tmp_path: Path) -> None:
     body = pack_tar(
         "tar",
         [
@@ -552,7 +569,7 @@ def test_links_that_stay_inside_are_kept(tmp_path: Path) -> None:
     assert files_in(folder) == {"a.txt": b"a", "soft.txt": b"a", "hard.txt": b"a"}
 
 
-def test_hard_link_to_nothing_is_damage(tmp_path: Path) -> None:
+def test_a_hard_link_to_a_missing_file_counts_as_damage(tmp_path: Path) -> None:
     path = cached(tmp_path, "toy.tar", pack_tar("tar", [(tarfile.LNKTYPE, "toy/hard.txt", "toy/a.txt")]))
     with pytest.raises(ValueError, match=r"^cannot unpack .*toy\.tar"):
         download_extract("toy", cache_dir=tmp_path)

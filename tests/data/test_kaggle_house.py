@@ -1,4 +1,4 @@
-"""The house prices: the book's features to the bit, statistics that do not leak, files that are refused."""
+"""The house prices: the features equal the book's, statistics do not leak, and bad files are an error."""
 
 import copy
 import csv
@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from d2l_lightning.batches import ShuffledBatches
 from d2l_lightning.data import kaggle_house
+from d2l_lightning.data.batches import ShuffledBatches
 from d2l_lightning.data.kaggle_house import BUNDLED, KaggleHouse
-from d2l_lightning.data.tables import read_table
+from d2l_lightning.data.tables.reading import read_table
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.folds import k_fold
 from d2l_lightning.errors import InputError
@@ -76,7 +76,7 @@ def append(lines: Lines, column: str, value: str) -> Lines:
 
 
 def replace(lines: Lines, old: str, new: str) -> Lines:
-    """Put one value in the place of another wherever it stands."""
+    """Replace a value in all fields."""
     return [",".join(new if field == old else field for field in line.split(",")) for line in lines]
 
 
@@ -100,16 +100,16 @@ def write(
 
 
 def ready(
-    data_dir: str | None = None, statistics: Literal["all", "train"] = "all", **more: int
+    data_dir: str | None = None, statistics: Literal["all", "train"] = "all", **settings: int
 ) -> KaggleHouse:
-    data = KaggleHouse(data_dir, statistics, **more)
+    data = KaggleHouse(data_dir, statistics, **settings)
     data.setup()
     return data
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _bundled_files_read_once() -> Iterator[None]:
-    """Save time: every setup reads the bundled files, which tell what columns there are."""
+    """Save time: every setup reads the bundled files to learn the columns."""
     kept = cache(read_table)
     with mock.patch.object(
         kaggle_house, "read_table", lambda file: (kept if file.parent == BUNDLED else read_table)(file)
@@ -119,7 +119,7 @@ def _bundled_files_read_once() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def book() -> pd.DataFrame:
-    """The book's steps in pandas, which only has to be told that None is a category."""
+    """The book's steps in pandas; None is a category, not a missing value."""
     train, test = (
         pd.read_csv(io.BytesIO(unpacked(name)), keep_default_na=False, na_values=["", "NA"]) for name in NAMES
     )
@@ -226,9 +226,7 @@ ACCEPTED: dict[str, Callable[[Lines], bytes]] = {
 
 
 @pytest.mark.parametrize("written", ACCEPTED.values(), ids=ACCEPTED.keys())
-def test_harmless_ways_to_write_a_file_change_nothing(
-    tmp_path: Path, written: Callable[[Lines], bytes]
-) -> None:
+def test_other_formats_of_a_file_change_nothing(tmp_path: Path, written: Callable[[Lines], bytes]) -> None:
     train, test = edit(head("train"), 2, LotArea="8450"), edit(head("test"), 2, LotArea="8450", YrSold="2008")
     plain = ready(write(tmp_path / "plain", train, test))
     own = ready(write(tmp_path / "own", written(train), written(test)))
@@ -292,7 +290,7 @@ def test_statistics_without_rows_given(
         torch.testing.assert_close(features[:, place], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_rows_given_do_not_matter_with_statistics_of_all(small: dict[str, KaggleHouse]) -> None:
+def test_statistics_all_ignore_the_given_rows(small: dict[str, KaggleHouse]) -> None:
     assert torch.equal(small["all"].features(torch.arange(5)), small["all"].features())
 
 
@@ -319,7 +317,7 @@ def test_nothing_leaks_from_a_row_that_is_held_out(
             assert not same[: len(numeric)][varies].any()
 
 
-def test_folds_see_features_of_their_own_only_with_statistics_train(small: dict[str, KaggleHouse]) -> None:
+def test_folds_have_their_own_features_only_with_statistics_train(small: dict[str, KaggleHouse]) -> None:
     train_rows, _ = k_fold(30, 3)
     X, y = small["train"].stacked_features(train_rows)
     assert (X.shape[:2], y.shape) == ((3, 30), (3, 30))
@@ -347,7 +345,7 @@ def test_a_column_that_does_not_vary_becomes_zeros(
 
 @pytest.mark.parametrize("first", ["NA", "0.1", "1e-30"])
 def test_a_column_that_varies_only_in_rows_held_out_becomes_zeros(tmp_path: Path, first: str) -> None:
-    """Nor does 1e-30 beside zeros count: divided by it, a large number would be infinite as float32."""
+    """A standard deviation from 1e-30 and zeros would make a large number infinite as float32."""
     rest = "0" if first == "1e-30" else first
     train = set_column(head("train"), "GarageArea", [first] + [rest] * 24 + ["1e15"] * 5)
     own = ready(write(tmp_path, train), "train")
@@ -362,7 +360,7 @@ def test_one_row_to_train_on_gives_finite_features(small: dict[str, KaggleHouse]
     assert not features[:, : len(numeric)].any()
 
 
-def test_a_column_of_categories_may_be_missing_throughout(tmp_path: Path) -> None:
+def test_a_column_of_categories_may_have_only_missing_values(tmp_path: Path) -> None:
     files = [set_column(head(name), "Alley", ["NA"] * 30) for name in NAMES]
     own = ready(write(tmp_path, *files))
     assert [name for name in own.feature_names if name.startswith("Alley")] == ["Alley_nan"]
@@ -370,18 +368,18 @@ def test_a_column_of_categories_may_be_missing_throughout(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("statistics", ["median", "ALL", ""])
-def test_unknown_statistics_are_refused(statistics: Any) -> None:
+def test_unknown_statistics_are_an_error(statistics: Any) -> None:
     with pytest.raises(InputError, match=f"^statistics must be one of all, train, not '{statistics}'$"):
         KaggleHouse(statistics=statistics)
 
 
 @pytest.mark.parametrize("batch_size", [0, -64])
-def test_a_batch_size_that_is_not_positive_is_refused(batch_size: int) -> None:
+def test_a_batch_size_that_is_not_positive_is_an_error(batch_size: int) -> None:
     with pytest.raises(InputError, match=f"^batch_size must be positive, not {batch_size}$"):
         KaggleHouse(batch_size=batch_size)
 
 
-# --- Files that cannot be used: one line says which, where, and what to do.
+# --- Bad files: one line names the file and the line, and says what to do.
 
 WRONG: dict[str, tuple[Name, Callable[[Lines], Lines | str | bytes], str]] = {
     "empty": ("train", lambda lines: "", " is empty"),
@@ -389,7 +387,7 @@ WRONG: dict[str, tuple[Name, Callable[[Lines], Lines | str | bytes], str]] = {
     "cut within a row": (
         "train",
         lambda lines: as_bytes(lines)[:-100],
-        ", line 31: 50 fields where the header has 81; is the file whole, and separated by commas?",
+        ", line 31: 50 fields where the header has 81; is the file complete, and separated by commas?",
     ),
     "cut within the header": (
         "test",
@@ -404,27 +402,27 @@ WRONG: dict[str, tuple[Name, Callable[[Lines], Lines | str | bytes], str]] = {
     "a picture": (
         "train",
         lambda lines: b"\x89PNG\r\n\x1a\n\x00\x00",
-        ", line 1: no text in UTF-8; save the",
+        ", line 1: not text in UTF-8; save the",
     ),
     "windows-1252": (
         "test",
         lambda lines: as_bytes(edit(lines, 9, Neighborhood="Café")).decode().encode("cp1252"),
-        ", line 9: no text in UTF-8; save the file as CSV, UTF-8",
+        ", line 9: not text in UTF-8; save the file as CSV, UTF-8",
     ),
     "windows-1252 after a byte-order mark": (
         "test",
         lambda lines: b"\xef\xbb\xbf" + b"\n".join(line.encode() for line in lines) + b"\n\xe9",
-        ", line 32: no text in UTF-8",
+        ", line 32: not text in UTF-8",
     ),
     "utf-16": (
         "train",
         lambda lines: as_bytes(lines).decode().encode("utf-16"),
-        ", line 1: no text in UTF-8",
+        ", line 1: not text in UTF-8",
     ),
     "a web page": (
         "train",
         lambda lines: "<!DOCTYPE html>\n<html>\n<p>Sorry, log in</p>\n</html>\n",
-        ", line 3: 2 fields where the header has 1; is the file whole, and separated by commas?",
+        ", line 3: 2 fields where the header has 1; is the file complete, and separated by commas?",
     ),
     "semicolons": (
         "train",
@@ -434,14 +432,14 @@ WRONG: dict[str, tuple[Name, Callable[[Lines], Lines | str | bytes], str]] = {
     "a quote that is not closed": (
         "test",
         lambda lines: edit(lines, 5, Street='"Pave'),
-        ", line 5: no CSV (unexpected end of data); is a quote out of place?",
+        ", line 5: not CSV (unexpected end of data); is a quote out of place?",
     ),
-    "a quote that swallows too much": (
+    "a quote that is closed too late": (
         "test",
         lambda lines: as_bytes(edit(lines, 5, Street='"Pave')) + b"x" * 200_000,
-        ", line 5: no CSV (field larger than field limit (131072)); is a quote out of place?",
+        ", line 5: not CSV (field larger than field limit (131072)); is a quote out of place?",
     ),
-    "text after a quote": ("train", lambda lines: edit(lines, 4, Street='"Pa"ve'), ", line 4: no CSV ("),
+    "text after a quote": ("train", lambda lines: edit(lines, 4, Street='"Pa"ve'), ", line 4: not CSV ("),
     "no SalePrice": ("train", lambda lines: drop(lines, "SalePrice"), " lacks the column SalePrice; it must"),
     "no Id": (
         "test",
@@ -478,17 +476,17 @@ WRONG: dict[str, tuple[Name, Callable[[Lines], Lines | str | bytes], str]] = {
         lambda lines: append(lines, '"Lot\r\nColour"', "red"),
         " has an unknown column, 'Lot\\r\\nColour'; it must",
     ),
-    "no rows to train on": ("train", lambda lines: lines[:1], " has a header and no rows"),
-    "no rows to predict": ("test", lambda lines: lines[:1], " has a header and no rows"),
+    "no rows to train on": ("train", lambda lines: lines[:1], " has a header but no rows"),
+    "no rows to predict": ("test", lambda lines: lines[:1], " has a header but no rows"),
     "text for a number": (
         "train",
         lambda lines: edit(lines, 4, LotArea="big"),
-        ", line 4: LotArea 'big' is no number, or too large a one; a missing number is NA",
+        ", line 4: LotArea 'big' is not a number, or is too large; a missing number is NA",
     ),
-    "text for a number, in the test file": (
+    "text for a number in the test file": (
         "test",
         lambda lines: edit(lines, 31, YrSold="20 10"),
-        ", line 31: YrSold '20 10' is no number",
+        ", line 31: YrSold '20 10' is not a number",
     ),
     "None for a number": (
         "train",
@@ -503,7 +501,7 @@ WRONG: dict[str, tuple[Name, Callable[[Lines], Lines | str | bytes], str]] = {
     "an infinite number": (
         "train",
         lambda lines: edit(lines, 3, LotArea="-inf"),
-        ", line 3: LotArea '-inf' is no",
+        ", line 3: LotArea '-inf' is not a number",
     ),
     "too large a number": (
         "test",
@@ -513,7 +511,7 @@ WRONG: dict[str, tuple[Name, Callable[[Lines], Lines | str | bytes], str]] = {
     "a long text for a number": (
         "train",
         lambda lines: edit(lines, 4, LotArea="big" * 1000),
-        ", line 4: LotArea 'bigbigbigbig...gbigbigbigbig' is no number",
+        ", line 4: LotArea 'bigbigbigbig...gbigbigbigbig' is not a number",
     ),
     "a negative price": (
         "train",
@@ -538,22 +536,22 @@ WRONG: dict[str, tuple[Name, Callable[[Lines], Lines | str | bytes], str]] = {
     "text for a price": (
         "train",
         lambda lines: edit(lines, 7, SalePrice="$1"),
-        ", line 7: SalePrice '$1' is no",
+        ", line 7: SalePrice '$1' is not a number",
     ),
     "an Id missing": (
         "test",
         lambda lines: edit(lines, 7, Id=""),
-        ", line 7: Id is missing; every row needs its own",
+        ", line 7: Id is missing; every row needs one",
     ),
     "an Id doubled": (
         "test",
         lambda lines: edit(lines, 7, Id="1461"),
-        ", line 7: Id '1461' stands there twice; every row needs its own",
+        ", line 7: Id '1461' is not unique; every row needs its own",
     ),
 }
 
 
-def refusal(data_dir: str) -> str:
+def error_of(data_dir: str) -> str:
     data = KaggleHouse(data_dir)
     with pytest.raises(InputError) as caught:
         data.setup()
@@ -564,11 +562,11 @@ def refusal(data_dir: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "spoil", "expected"), WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_file_is_refused_by_name_and_line(
+def test_the_error_names_the_file_and_the_line(
     tmp_path: Path, name: Name, spoil: Callable[[Lines], Lines | str | bytes], expected: str
 ) -> None:
     folder = write(tmp_path, **{name: spoil(head(name))})
-    assert refusal(folder).startswith(f"{tmp_path / f'{name}.csv'}{expected}")
+    assert error_of(folder).startswith(f"{tmp_path / f'{name}.csv'}{expected}")
 
 
 LAYOUTS: dict[str, tuple[Callable[[Lines], bytes], int]] = {
@@ -588,7 +586,7 @@ LAYOUTS: dict[str, tuple[Callable[[Lines], bytes], int]] = {
 
 
 @pytest.mark.parametrize(("layout", "line"), LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_the_line_named_is_the_one_that_an_editor_shows(
+def test_lines_are_counted_as_in_an_editor(
     tmp_path: Path, layout: Callable[[Lines], bytes], line: int
 ) -> None:
     file = tmp_path / "file.csv"
@@ -603,34 +601,34 @@ def test_the_line_named_is_the_one_that_an_editor_shows(
         read_table(file)
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    assert refusal(str(tmp_path / "gone")) == (
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    assert error_of(str(tmp_path / "gone")) == (
         f"cannot read the folder {tmp_path / 'gone'}: No such file or directory"
     )
 
 
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_a_file_instead_of_the_folder_is_an_error(tmp_path: Path) -> None:
     write(tmp_path)
     folder = tmp_path / "train.csv"
-    assert refusal(str(folder)) == f"cannot read the folder {folder}: Not a directory"
+    assert error_of(str(folder)) == f"cannot read the folder {folder}: Not a directory"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_missing_file_is_refused(tmp_path: Path, name: Name) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path, name: Name) -> None:
     write(tmp_path)
     (tmp_path / f"{name}.csv").unlink()
     expected = f"there is no {name}.csv or kaggle_house_pred_{name}.csv in {tmp_path}"
-    assert refusal(str(tmp_path)) == expected
+    assert error_of(str(tmp_path)) == expected
 
 
-def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_file_is_an_error(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "test.csv").unlink()
     (tmp_path / "test.csv").mkdir()
-    assert refusal(str(tmp_path)) == f"cannot read {tmp_path / 'test.csv'}: Is a directory"
+    assert error_of(str(tmp_path)) == f"cannot read {tmp_path / 'test.csv'}: Is a directory"
 
 
-def test_setup_works_after_the_file_was_put_right(tmp_path: Path) -> None:
+def test_setup_works_after_the_file_was_corrected(tmp_path: Path) -> None:
     data = KaggleHouse(write(tmp_path, test=""))
     with pytest.raises(InputError, match="is empty"):
         data.setup()
@@ -639,17 +637,17 @@ def test_setup_works_after_the_file_was_put_right(tmp_path: Path) -> None:
     assert torch.equal(data.features(), ready(str(tmp_path)).features())
 
 
-def check_usable_or_refused(folder: str, name: Name) -> None:
-    """Either there are finite features and positive prices, or there is one line that names the file."""
+def check_usable_or_error(folder: str, name: Name) -> None:
+    """Check that features are finite and prices positive, or that an error of one line names the file."""
     data = KaggleHouse(folder, "train")
-    refusal = None
+    message = None
     try:
         data.setup()
     except InputError as error:
-        refusal = str(error)
-    if refusal is not None:
-        assert str(Path(folder) / f"{name}.csv") in refusal
-        assert len(refusal.splitlines()) == 1
+        message = str(error)
+    if message is not None:
+        assert str(Path(folder) / f"{name}.csv") in message
+        assert len(message.splitlines()) == 1
         return
     for features in (data.features(), data.features(torch.tensor([0]))):
         assert features.isfinite().all()
@@ -676,7 +674,7 @@ MUTATION = st.one_of(
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(NAMES), mutations=st.lists(MUTATION, min_size=1, max_size=3))
-def test_a_damaged_file_works_or_is_refused(
+def test_a_damaged_file_works_or_is_an_error(
     tmp_path: Path, name: Name, mutations: list[tuple[str, float, bytes]]
 ) -> None:
     damaged = as_bytes(head(name, 4))
@@ -689,7 +687,7 @@ def test_a_damaged_file_works_or_is_refused(
             "delete": place + len(text),
         }
         damaged = damaged[:place] + (text if kind != "delete" else b"") + damaged[rest[kind] :]
-    check_usable_or_refused(write(tmp_path, **{name: damaged}), name)
+    check_usable_or_error(write(tmp_path, **{name: damaged}), name)
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -698,13 +696,13 @@ def test_a_damaged_file_works_or_is_refused(
     column=st.sampled_from(["Id", "LotArea", "Street", "SalePrice"]),
     value=st.one_of(st.text(), st.floats().map(str), st.integers().map(str)),
 )
-def test_any_value_works_or_is_refused(tmp_path: Path, name: Name, column: str, value: str) -> None:
+def test_any_value_works_or_is_an_error(tmp_path: Path, name: Name, column: str, value: str) -> None:
     column = "Id" if (name, column) == ("test", "SalePrice") else column
     header, *rows = [*csv.reader(head(name, 4))]
     rows[1][header.index(column)] = value
     text = io.StringIO()
     csv.writer(text).writerows([header, *rows])
-    check_usable_or_refused(write(tmp_path, **{name: text.getvalue()}), name)
+    check_usable_or_error(write(tmp_path, **{name: text.getvalue()}), name)
 
 
 # --- Loaders.
@@ -725,14 +723,14 @@ def test_a_second_setup_reads_nothing(tmp_path: Path) -> None:
 
 
 def rows_of(data: KaggleHouse, epoch: int = 0) -> list[Lines]:
-    """The rows of each training batch, told by what is in them."""
+    """The rows of each training batch, recognised by their features."""
     names = {tuple(x): str(place) for place, x in enumerate(data.features()[: data.num_train].tolist())}
     loader = data.train_dataloader()
     loader.sampler.set_epoch(epoch)
     return [[names[tuple(x)] for x in X.tolist()] for X, _ in loader]
 
 
-def test_training_batches_bring_every_row_once(small: dict[str, KaggleHouse]) -> None:
+def test_training_batches_have_every_row_once(small: dict[str, KaggleHouse]) -> None:
     data = copy.copy(small["all"])
     data.batch_size = 8
     assert [len(rows) for rows in rows_of(data)] == [8, 8, 8, 6]
@@ -758,7 +756,7 @@ def test_the_order_of_training_rows_changes_with_seed_and_epoch(small: dict[str,
     assert all(orders.count(order) == 1 for order in orders)
 
 
-def test_evaluation_brings_all_training_rows_as_stage_train(small: dict[str, KaggleHouse]) -> None:
+def test_validation_evaluates_all_training_rows_as_stage_train(small: dict[str, KaggleHouse]) -> None:
     data = small["train"]
     [(X, y, weight)] = data.val_dataloader()
     assert torch.equal(X, data.features()[:30])
@@ -767,7 +765,7 @@ def test_evaluation_brings_all_training_rows_as_stage_train(small: dict[str, Kag
     assert weight["train"].tolist() == [1.0] * 30
 
 
-def test_prediction_brings_the_test_rows_in_order(bundled: KaggleHouse) -> None:
+def test_prediction_uses_the_test_rows_in_order(bundled: KaggleHouse) -> None:
     [X] = bundled.predict_dataloader()
     assert X.shape == (1459, 331)
     assert torch.equal(X, bundled.features()[1460:])
@@ -802,7 +800,7 @@ def plain_trainer(epochs: int, *callbacks: Callback) -> Trainer:
 )
 def test_works_in_a_plain_trainer(tmp_path: Path) -> None:
     folder = write(tmp_path)
-    data = KaggleHouse(folder, batch_size=8, seed=5)  # not set up: that is the Trainer's job
+    data = KaggleHouse(folder, batch_size=8, seed=5)  # the Trainer sets it up
     model = PriceRegressor(len(ready(folder).feature_names), log_price=True, lr=0.1)
     watch = Watch()
     trainer = plain_trainer(2, watch)
@@ -826,7 +824,7 @@ def test_works_in_a_plain_trainer(tmp_path: Path) -> None:
     "ignore:.*LeafSpec:FutureWarning", "ignore:.*many workers", "ignore:.*logging interval"
 )
 @pytest.mark.parametrize("statistics", ["all", "train"])
-def test_stacked_batches_carry_each_folds_own_features(
+def test_stacked_batches_have_the_features_of_each_fold(
     small: dict[str, KaggleHouse], statistics: str
 ) -> None:
     data = small[statistics]
@@ -839,7 +837,7 @@ def test_stacked_batches_carry_each_folds_own_features(
             assert torch.equal(batch_y[fold], data.prices[rows[fold]])
 
 
-# --- What Kaggle wants.
+# --- The submission.
 
 
 def test_submission_is_kaggles_table(tmp_path: Path) -> None:

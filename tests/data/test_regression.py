@@ -1,4 +1,4 @@
-"""Data of one target: what is drawn, how it comes in batches, what is refused."""
+"""Regression data: its distribution, its batches, and errors for bad input."""
 
 import math
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def batches(loader: Any, epoch: int = 0) -> list[tuple[Tensor, Tensor]]:
 
 
 @given(st.integers(1, 40), st.integers(0, 20), st.integers(1, 50), st.integers(0, 9), st.integers(0, 3))
-def test_both_loaders_give_the_same_batches_and_every_row_once(
+def test_both_loaders_give_equal_batches_with_every_row_once(
     num_train: int, num_val: int, batch_size: int, seed: int, epoch: int
 ) -> None:
     n = num_train + num_val
@@ -63,7 +63,7 @@ def test_the_order_depends_on_seed_and_epoch() -> None:
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
 
 
-def test_the_framework_s_loader_is_the_framework_s() -> None:
+def test_the_loader_of_the_framework_is_a_dataloader() -> None:
     data = SyntheticRegressionData()
     assert isinstance(data.train_dataloader(), DataLoader)
     X, y = next(iter(data.train_dataloader()))
@@ -73,7 +73,7 @@ def test_the_framework_s_loader_is_the_framework_s() -> None:
 
 
 @pytest.mark.parametrize("loader", ["scratch", "framework"])
-def test_the_trainer_shuffles_every_epoch_anew(
+def test_the_trainer_shuffles_in_every_epoch(
     trainer: Callable[..., Trainer], loader: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = SyntheticRegressionData(num_train=20, num_val=4, batch_size=8, loader=loader, seed=3)
@@ -91,7 +91,7 @@ def test_the_trainer_shuffles_every_epoch_anew(
 
 
 @pytest.mark.parametrize("loader", ["scratch", "framework"])
-def test_fewer_rows_than_a_batch(trainer: Callable[..., Trainer], loader: Any) -> None:
+def test_a_batch_may_be_larger_than_the_data(trainer: Callable[..., Trainer], loader: Any) -> None:
     data = SyntheticRegressionData(num_train=5, num_val=3, batch_size=32, loader=loader)
     ((X, _),) = data.train_dataloader()
     assert len(X) == 5
@@ -114,17 +114,17 @@ def test_without_noise_targets_are_exact() -> None:
     assert torch.equal(data.y, data.X @ data.w + data.b)
 
 
-def test_data_is_a_function_of_the_seed_and_has_nothing_of_the_weights_seed() -> None:
+def test_data_depends_on_the_seed_and_is_independent_of_initial_weights() -> None:
     one, same, other = (SyntheticRegressionData(seed=seed) for seed in (4, 4, 5))
     assert torch.equal(one.X, same.X)
     assert torch.equal(one.y, same.y)
     assert not torch.equal(one.X, other.X)
-    # Weights are drawn after torch.manual_seed(seed): they must not be the data's own numbers.
+    # Initial weights are drawn after torch.manual_seed(seed); the data must be other numbers.
     drawn = torch.randn(one.X.shape, generator=torch.Generator().manual_seed(4))
     assert not torch.isclose(drawn, one.X).any(dim=1).all()
 
 
-def test_high_dimensional_data_is_that_of_the_book() -> None:
+def test_high_dimensional_data_is_as_in_the_book() -> None:
     data = HighDimensionalData(seed=2)
     assert data.X.shape == (120, 200)
     assert data.rows["train"].tolist() == list(range(20))
@@ -134,7 +134,7 @@ def test_high_dimensional_data_is_that_of_the_book() -> None:
     assert len(data.train_dataloader()) == 4
 
 
-def test_polynomial_data_is_that_of_the_book() -> None:
+def test_polynomial_data_is_as_in_the_book() -> None:
     data = PolynomialData(19, noise=0.0, seed=2)
     x = data.x.double()
     expected = 5 + 1.2 * x - 3.4 * x**2 / 2 + 5.6 * x**3 / 6  # eq. 4.4.2
@@ -144,18 +144,18 @@ def test_polynomial_data_is_that_of_the_book() -> None:
     assert (noisy.y - noisy.X[:, :4] @ noisy.w).std().item() == pytest.approx(0.1, rel=0.05)
 
 
-def test_polynomial_data_differs_by_degree_in_its_features_alone() -> None:
+def test_the_degree_of_polynomial_data_changes_its_features_only() -> None:
     small, large = PolynomialData(1, seed=6), PolynomialData(7, seed=6)
     assert torch.equal(small.y, large.y)
     assert torch.equal(small.X, large.X[:, :2])
 
 
-def test_watching_the_training_rows(trainer: Callable[..., Trainer]) -> None:
+def test_watch_train_evaluates_the_training_rows(trainer: Callable[..., Trainer]) -> None:
     data = SyntheticRegressionData(num_train=30, num_val=10, batch_size=8, watch_train=True)
     model = LinearRegression(2)
     trainer(max_epochs=2).fit(model, data)
     for stage, rows in data.rows.items():
-        expected = model.loss(data.X[rows], data.y[rows]) / 2  # minimised is the whole square
+        expected = model.loss(data.X[rows], data.y[rows]) / 2  # the model minimises the squared error
         torch.testing.assert_close(model.evaluated[f"{stage}/squared_loss"], expected)
 
 
@@ -173,7 +173,7 @@ def test_watching_the_training_rows(trainer: Callable[..., Trainer]) -> None:
         ({"loader": "own"}, "loader must be one of framework, scratch, not 'own'"),
     ],
 )
-def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_an_error(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SyntheticRegressionData(**settings)
     if not {"loader", "w"} & set(settings):
@@ -183,7 +183,7 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
                     other(**settings)
 
 
-def test_more_bad_settings() -> None:
+def test_other_bad_settings_are_an_error() -> None:
     with pytest.raises(InputError, match="b must be a finite number, not inf"):
         SyntheticRegressionData(b=float("inf"))
     with pytest.raises(InputError, match="num_inputs must be positive"):
@@ -192,7 +192,7 @@ def test_more_bad_settings() -> None:
         PolynomialData(-1)
 
 
-def test_a_persons_own_tensors_are_checked() -> None:
+def test_bad_tensors_are_an_error() -> None:
     X, y = torch.zeros(4, 2), torch.zeros(4)
     with pytest.raises(InputError, match=r"X of shape \(4, 2\) does not go with y of shape \(3,\)"):
         RegressionData(X, y[:3], 2)
@@ -206,7 +206,7 @@ def test_a_persons_own_tensors_are_checked() -> None:
         RegressionData(torch.tensor([[0.0, 1], [2, 3], [4, math.inf], [5, 6]]), y, 2)
 
 
-def test_features_that_the_model_has_no_weights_for(trainer: Callable[..., Trainer]) -> None:
+def test_features_without_weights_are_an_error(trainer: Callable[..., Trainer]) -> None:
     model = LinearRegression(3)
     before = model.get_w_b()[0]
     with pytest.raises(InputError, match="X has 2 features and num_inputs is 3"):

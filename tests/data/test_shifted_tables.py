@@ -1,4 +1,4 @@
-"""Two CSV files become features, and what is wrong in them is told with file, line and column."""
+"""Two CSV files become features, and errors in them name file, line and column."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def test_features_are_standardised_numbers_and_indicators(tmp_path: Path) -> Non
     assert data.outside == {"size": 0.5, "city": 0.5}
 
 
-def test_missing_values_are_noted(tmp_path: Path) -> None:
+def test_missing_values_have_an_indicator(tmp_path: Path) -> None:
     source = edited(edited(SOURCE, 3, "NA,Rome,104"), 4, "3,,106")
     data = tables(tmp_path, source)
     assert data.feature_names == ["size", "size_nan", "city_Lima", "city_Oslo", "city_Rome", "city_nan"]
@@ -67,12 +67,33 @@ def test_labels_are_numbers_or_classes(tmp_path: Path) -> None:
     assert by_city.y.tolist() == [1, 0, 1]
 
 
+def test_outputs_become_labels(tmp_path: Path) -> None:
+    numbers = tables(tmp_path)
+    assert numbers.decode(numbers.y).tolist() == pytest.approx(list(range(102, 118, 2)))  # type: ignore[union-attr]
+    assert numbers.loss_unit == pytest.approx(torch.arange(102.0, 118, 2).var().item())
+    classes = tables(tmp_path, ["city,size", "Rome,1", "Oslo,2", "Rome,3"], ["size", "2", "4"], label="city")
+    assert classes.decode(torch.tensor([[0.1, 2.0], [3.0, -1.0]])) == ["Rome", "Oslo"]
+    assert classes.loss_unit == 1
+    with pytest.raises(InputError, match=r"predictions\[1\] must be a finite number"):
+        numbers.decode(torch.tensor([0.0, torch.inf]))
+
+
+def test_warnings_name_columns_with_new_values_and_small_classes(tmp_path: Path) -> None:
+    assert tables(tmp_path).warnings(k=5) == [
+        "50% of the target's rows lie outside what the source has in the column size.",
+        "50% of the target's rows lie outside what the source has in the column city.",
+    ]
+    by_city = tables(tmp_path, ["city,size", "Rome,1", "Oslo,2", "Rome,3"], ["size", "2", "3"], label="city")
+    (warning,) = by_city.warnings(k=2)
+    assert "The class Oslo has 1 rows, fewer than the 2 folds" in warning
+
+
 def test_ignored_columns_need_not_be_in_both(tmp_path: Path) -> None:
     source = [f"{'Id' if i == 0 else i},{line}" for i, line in enumerate(SOURCE)]
     assert tables(tmp_path, source, ignore=["Id"]).feature_names == tables(tmp_path).feature_names
 
 
-def test_batches_bring_weights_if_there_are_any(tmp_path: Path) -> None:
+def test_training_batches_have_weights_if_they_are_set(tmp_path: Path) -> None:
     data = tables(tmp_path, batch_size=3)
     assert [len(batch) for batch in data.train_dataloader()] == [2, 2, 2]
     data.weights = torch.arange(8.0).double()
@@ -92,92 +113,95 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "the label is in the target": (
         {"target": SOURCE},
-        "target.csv has the column 'price', which is to be predicted; take it out",
+        "target.csv has the column 'price', the label; take it out",
     ),
-    "the label is nowhere": (
+    "the source lacks the label": (
         {"label": "cost"},
-        "source.csv lacks the column 'cost', which is to be predicted",
+        "source.csv lacks the column 'cost', the label",
     ),
     "the label is ignored": ({"ignore": ["price"]}, "the label 'price' cannot be ignored"),
-    "nothing of that name to ignore": (
+    "an ignored column is in neither file": (
         {"ignore": ["Id"]},
         "--ignore names the column 'Id', which neither file has",
     ),
-    "nothing is left": ({"ignore": ["size", "city"]}, "source.csv has no column to learn from"),
-    "no row in the source": ({"source": SOURCE[:1]}, "source.csv has a header and no rows"),
-    "no row in the target": ({"target": TARGET[:1]}, "target.csv has a header and no rows"),
-    "nothing in the target": ({"target": []}, "target.csv is empty"),
+    "no feature is left": ({"ignore": ["size", "city"]}, "source.csv has no column to learn from"),
+    "the source has no rows": ({"source": SOURCE[:1]}, "source.csv has a header but no rows"),
+    "the target has no rows": ({"target": TARGET[:1]}, "target.csv has a header but no rows"),
+    "the target is empty": ({"target": []}, "target.csv is empty"),
     "a label is missing": (
         {"source": edited(SOURCE, 4, "3,Oslo,NaN")},
         "source.csv, line 4: price is missing; every row of the source needs its label",
     ),
-    "one label only": (
+    "all labels are the same": (
         {"source": ["size,city,price", "1,Rome,5", "2,Rome,5"]},
-        "source.csv: price is the same in all rows; nothing is to be learned",
+        "source.csv: price is the same in all rows; it must vary",
     ),
-    "one label in two spellings": (
+    "all labels are the same number in two spellings": (
         {"source": ["size,city,price", "1,Rome,5", "2,Rome,5.0"]},
         "source.csv: price is 5 in all rows",
     ),
-    "as many classes as rows": (
+    "there are as many classes as rows": (
         {"source": ["size,city,price", *(f"{i},Rome,n{i}" for i in range(30))]},
         "source.csv: price has 30 classes in 30 rows; there must be several rows of each",
     ),
-    "a label is no number": (
+    "a label is not a number": (
         {"source": edited(SOURCE, 4, "3,Oslo,dear"), "task": "regression"},
-        "source.csv, line 4: price 'dear' is no number",
+        "source.csv, line 4: price 'dear' is not a number",
     ),
     "a label is infinite": (
         {"source": edited(SOURCE, 4, "3,Oslo,inf")},
-        "source.csv, line 4: price 'inf' is no number, or too large a one",
+        "source.csv, line 4: price 'inf' is not a number, or is too large",
     ),
     "a number is infinite": (
         {"source": edited(SOURCE, 5, "inf,Oslo,3")},
-        "source.csv, line 5: size 'inf' is no number, or too large a one",
+        "source.csv, line 5: size 'inf' is not a number, or is too large",
     ),
-    "a number of the target is none": (
+    "a value of the target is not a number": (
         {"target": edited(TARGET, 3, "big,Rome")},
-        "target.csv, line 3: size 'big' is no number",
+        "target.csv, line 3: size 'big' is not a number",
     ),
-    "a line is short": (
+    "a line has too few fields": (
         {"target": edited(TARGET, 3, "7")},
         "target.csv, line 3: 1 fields where the header has 2",
     ),
-    "a column twice": ({"target": ["size,size", "1,2"]}, "target.csv has the column 'size' 2 times"),
-    "names of rows": (
+    "two columns have one name": (
+        {"target": ["size,size", "1,2"]},
+        "target.csv has the column 'size' 2 times",
+    ),
+    "a column has a different text in each row": (
         {
             "source": ["name,price", *(f"house {i},{i}" for i in range(30))],
             "target": ["name", *(f"other {i}" for i in range(30))],
         },
         "the column name has 60 different texts in 60 rows, as names and dates have; leave it out",
     ),
-    "an unknown task": ({"task": "ranking"}, "task must be one of auto, regression, classification"),
-    "no batch": ({"batch_size": 0}, "batch_size must be positive"),
+    "the task is unknown": ({"task": "ranking"}, "task must be one of auto, regression, classification"),
+    "the batch size is 0": ({"batch_size": 0}, "batch_size must be positive"),
 }
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_errors_name_the_file_and_the_place(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         tables(tmp_path, **change)
     assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     data = ShiftedTables(str(tmp_path / "gone.csv"), str(tmp_path / "gone.csv"), "price")
     with pytest.raises(InputError, match=r"cannot read .*gone\.csv: No such file"):
         data.setup()
 
 
-def test_a_gzipped_file_that_is_cut_short(tmp_path: Path) -> None:
+def test_an_incomplete_gzipped_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cut.csv.gz").write_bytes(b"\x1f\x8b\x08\x00")
     data = ShiftedTables(str(tmp_path / "cut.csv.gz"), str(tmp_path / "gone.csv"), "price")
-    with pytest.raises(InputError, match=r"cut\.csv\.gz is no gzipped file, or is cut short"):
+    with pytest.raises(InputError, match=r"cut\.csv\.gz is not a gzipped file, or is truncated"):
         data.setup()
 
 
-def test_what_is_missing_on_one_side_alone_is_outside(tmp_path: Path) -> None:
+def test_values_missing_only_in_the_target_are_outside(tmp_path: Path) -> None:
     source = ["a,b,c,d,y", *(f"{i},,NA,x,{i}" for i in range(10))]
     target = ["a,b,c,d", *(f",{i},NA," for i in range(8)), "3,,NA,x", "11,,NA,z"]
     data = tables(tmp_path, source, target, label="y")

@@ -1,4 +1,4 @@
-"""The drifting stream turns as it says, and comes once, in order."""
+"""The weights of the drifting stream rotate at a constant rate, and its batches come in order."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from d2l_lightning.errors import InputError
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.3, math.pi / 2, -1.0])
-def test_the_weights_turn_at_a_constant_rate(turn: float) -> None:
+def test_the_weights_rotate_at_a_constant_rate(turn: float) -> None:
     data = DriftingStream(num_inputs=4, num_rows=101, turn=turn)
     torch.testing.assert_close(data.w.norm(dim=1), torch.ones(101))
     cosines = data.w.double() @ data.w[0].double()
@@ -19,7 +19,7 @@ def test_the_weights_turn_at_a_constant_rate(turn: float) -> None:
     torch.testing.assert_close(cosines, expected, rtol=0, atol=1e-6)
 
 
-def test_targets_are_the_weights_and_noise() -> None:
+def test_targets_are_a_linear_function_plus_noise() -> None:
     data = DriftingStream(num_rows=20000, noise=0.5)
     e = data.y - (data.w * data.X).sum(dim=1)
     assert e.std().item() == pytest.approx(0.5, rel=0.03)
@@ -37,7 +37,7 @@ def test_batches_come_in_order() -> None:
     assert torch.equal(torch.cat([y for _, y in batches]), data.y)
 
 
-def test_the_seed_decides() -> None:
+def test_the_data_depend_on_the_seed_alone() -> None:
     assert torch.equal(DriftingStream(seed=1).y, DriftingStream(seed=1).y)
     assert not torch.equal(DriftingStream(seed=1).y, DriftingStream(seed=2).y)
 
@@ -52,6 +52,6 @@ def test_the_seed_decides() -> None:
         ({"batch_size": 0}, "batch_size must be positive"),
     ],
 )
-def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+def test_settings_out_of_range_are_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DriftingStream(**settings)

@@ -1,4 +1,4 @@
-"""Members that train side by side do what each does alone."""
+"""Members that are trained side by side end as members that are trained alone."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +18,8 @@ from d2l_lightning.ensemble.folds import k_fold
 from d2l_lightning.ensemble.stacked import StackedModule
 from d2l_lightning.errors import InputError
 from d2l_lightning.functional.regression import log_rmse
+from d2l_lightning.models.base import SupervisedModule
 from d2l_lightning.models.price_regressor import PriceRegressor
-from d2l_lightning.module import SupervisedModule
 
 Data = tuple[Tensor, Tensor]
 MODELS: dict[str, dict[str, Any]] = {
@@ -37,7 +37,7 @@ def make_members(k: int, **settings: Any) -> list[PriceRegressor]:
 
 
 class FoldAlone(LightningDataModule):
-    """One fold's share of what StackedData brings, as plain batches without padding."""
+    """The batches of one fold of a StackedData, without padding."""
 
     def __init__(self, data: StackedData, fold: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class FoldAlone(LightningDataModule):
 
 
 class FoldLoader:
-    """Picks one fold's rows out of each stacked batch."""
+    """Yields the rows of one fold of each stacked batch."""
 
     def __init__(self, loader: Any, fold: int) -> None:
         self.loader, self.fold, self.sampler = loader, fold, loader.sampler
@@ -71,11 +71,11 @@ class FoldLoader:
 
 @pytest.mark.parametrize("clip", [None, 0.5], ids=["unclipped", "clipped"])
 @pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
-def test_a_stacked_fold_is_the_fold_trained_alone(
+def test_a_stacked_fold_equals_the_fold_trained_alone(
     prices: Data, trainer: Callable[..., Trainer], settings: dict[str, Any], clip: float | None
 ) -> None:
     X, y = prices
-    k = 4  # folds of 12, 12, 12 and 11 rows: training sets of 35 and 36 rows, batches of 8 and a rest
+    k = 4  # folds of 12, 12, 12 and 11 rows, so 35 or 36 training rows: batches of 8 and a smaller one
     train, val = k_fold(len(y), k)
     members = make_members(k, **settings)
     alone = copy.deepcopy(members)
@@ -88,14 +88,16 @@ def test_a_stacked_fold_is_the_fold_trained_alone(
         trained = stacked.unstack()[fold].state_dict()
         for name, weights in model.state_dict().items():
             torch.testing.assert_close(trained[name], weights, rtol=2e-4, atol=1e-5)
-            assert not torch.allclose(weights, start[name], rtol=1e-2)  # it did learn something
+            assert not torch.allclose(weights, start[name], rtol=1e-2)  # it was trained
         for metric, value in model.evaluated.items():
             torch.testing.assert_close(stacked.evaluated[metric][fold], value, rtol=1e-4, atol=1e-6)
 
 
-def test_folds_one_row_apart_across_a_full_batch(prices: Data, trainer: Callable[..., Trainer]) -> None:
+def test_folds_whose_numbers_of_batches_differ_by_one_train_as_alone(
+    prices: Data, trainer: Callable[..., Trainer]
+) -> None:
     X, y = prices[0][:43], prices[1][:43]
-    train, val = k_fold(43, 4)  # training sets of 32 and 33 rows: four batches of 8, or five
+    train, val = k_fold(43, 4)  # 32 or 33 training rows: four batches of 8, or five
     members = make_members(4, lr=2.0)
     alone = copy.deepcopy(members)
     data = StackedData(X, y, {"train": train, "val": val}, batch_size=8, seed=5)
@@ -109,7 +111,9 @@ def test_folds_one_row_apart_across_a_full_batch(prices: Data, trainer: Callable
             )
 
 
-def test_members_with_features_of_their_own(prices: Data, trainer: Callable[..., Trainer]) -> None:
+def test_members_with_features_of_their_own_train_as_alone(
+    prices: Data, trainer: Callable[..., Trainer]
+) -> None:
     X, y = prices
     train, val = k_fold(len(y), 3)
     own = torch.stack([X * (fold + 1) - fold for fold in range(3)])
@@ -126,7 +130,7 @@ def test_members_with_features_of_their_own(prices: Data, trainer: Callable[...,
         )
 
 
-def test_the_trainer_does_what_a_bare_loop_does(prices: Data, trainer: Callable[..., Trainer]) -> None:
+def test_a_stacked_fit_equals_a_pytorch_loop(prices: Data, trainer: Callable[..., Trainer]) -> None:
     X, y = prices
     rows = {"train": [torch.arange(len(y))] * 2, "val": [torch.arange(9), torch.arange(9, 20)]}
     members = make_members(2, lr=2.0)
@@ -149,11 +153,11 @@ def test_the_trainer_does_what_a_bare_loop_does(prices: Data, trainer: Callable[
         torch.testing.assert_close(stacked.evaluated["train/log_rmse"][fold], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_each_members_gradient_is_clipped_by_its_own_norm() -> None:
+def test_gradients_are_clipped_by_the_norm_of_each_member() -> None:
     members = make_members(3, hidden_sizes=[4])
     stacked = StackedModule(members)
     generator = torch.Generator().manual_seed(0)
-    scales = torch.tensor([0.001, 1.0, 50.0])  # norms below, about and above what is allowed
+    scales = torch.tensor([0.001, 1.0, 50.0])  # norms below, about and above the limit
     for p, *alone in zip(stacked.parameters(), *(m.parameters() for m in members), strict=True):
         p.grad = torch.randn(p.shape, generator=generator) * scales.view(-1, *[1] * (p.ndim - 1))
         for gradient, parameter in zip(p.grad, alone, strict=True):
@@ -166,7 +170,7 @@ def test_each_members_gradient_is_clipped_by_its_own_norm() -> None:
             torch.testing.assert_close(p.grad[k], parameter.grad)
 
 
-def test_clipping_by_value(prices: Data, trainer: Callable[..., Trainer]) -> None:
+def test_gradients_can_be_clipped_by_value(prices: Data, trainer: Callable[..., Trainer]) -> None:
     X, y = prices
     rows = {"train": [torch.arange(len(y))], "val": [torch.arange(len(y))]}
     (member,) = make_members(1, lr=2.0)
@@ -179,7 +183,7 @@ def test_clipping_by_value(prices: Data, trainer: Callable[..., Trainer]) -> Non
     torch.testing.assert_close(stacked.evaluated["val/log_rmse"][0], alone.evaluated["val/log_rmse"])
 
 
-def test_unstacked_members_are_those_that_were_stacked(prices: Data) -> None:
+def test_unstacking_returns_the_members_that_were_stacked(prices: Data) -> None:
     members = make_members(3, hidden_sizes=[5], log_price=True)
     stacked = StackedModule(members)
     together = stacked(prices[0])
@@ -199,7 +203,7 @@ def test_dropout_draws_a_mask_for_each_member(prices: Data) -> None:
     torch.testing.assert_close(first, second)
 
 
-def test_a_members_buffer_may_differ(prices: Data) -> None:
+def test_members_may_differ_in_a_buffer(prices: Data) -> None:
     X, y = prices
     members = [Penalised(strength) for strength in (0.0, 0.5, 2.0)]
     stacked = StackedModule(members)
@@ -249,7 +253,7 @@ def test_metrics_are_logged_for_each_member_and_as_their_mean(
     assert fit.callback_metrics["val/log_rmse"].item() == pytest.approx(history.curve("val/log_rmse")[1][-1])
 
 
-def test_a_loss_that_is_no_number_stops_the_fit_and_names_the_fold(
+def test_a_loss_that_is_not_finite_stops_the_fit_and_the_error_names_the_member(
     prices: Data, trainer: Callable[..., Trainer]
 ) -> None:
     X, y = prices
@@ -262,7 +266,7 @@ def test_a_loss_that_is_no_number_stops_the_fit_and_names_the_fold(
         )
 
 
-def test_what_cannot_be_stacked() -> None:
+def test_members_that_cannot_be_stacked_are_an_error() -> None:
     one, other = PriceRegressor(6), PriceRegressor(6, lr=0.1)
     with pytest.raises(InputError, match="no member"):
         StackedModule([])
@@ -283,7 +287,7 @@ ALL_OPTIMIZERS = sorted(
 
 
 def weights_after_steps(kind: Any, start: Tensor, gradients: Tensor) -> Tensor:
-    """Return what an optimizer makes of a parameter whose gradients are known beforehand."""
+    """Return a parameter after one step of an optimizer for each of the gradients."""
     parameter = nn.Parameter(start.clone())
     optimizer = kind([parameter], lr=0.1)
     for gradient in gradients:
@@ -292,23 +296,23 @@ def weights_after_steps(kind: Any, start: Tensor, gradients: Tensor) -> Tensor:
     return parameter.detach()
 
 
-# Optimizer does nothing itself, and SparseAdam takes sparse gradients alone.
+# Optimizer has no step, and SparseAdam takes only sparse gradients.
 @pytest.mark.parametrize(
     "kind",
     [kind for kind in ALL_OPTIMIZERS if kind.__name__ not in ("Optimizer", "SparseAdam")],
     ids=lambda kind: kind.__name__,
 )
-def test_an_optimizer_is_refused_if_it_mixes_the_members(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_optimizer_that_mixes_the_members_is_an_error(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(1)
     start = torch.randn(2, 3, generator=generator)
     gradients = torch.randn(3, 2, 3, generator=generator) * torch.tensor([[0.1], [1.0]])
     try:
         alone = [weights_after_steps(kind, start[k], gradients[:, k]) for k in range(2)]
         mixes = not torch.allclose(weights_after_steps(kind, start, gradients), torch.stack(alone))
-    except ValueError:  # Muon takes no vectors
+    except ValueError:  # Muon does not take vectors
         mixes = True
     stacked = StackedModule(make_members(2))
-    monkeypatch.setattr(  # the stacked bias is a matrix, as Muon wants it
+    monkeypatch.setattr(  # the stacked bias is a matrix, as Muon requires
         PriceRegressor, "configure_optimizers", lambda self: kind([self.net[-1].bias], lr=0.1)
     )
     if mixes:
@@ -339,7 +343,7 @@ FORMS: dict[str, Callable[[Optimizer], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_an_optimizer_is_recognised_in_every_form(
+def test_an_optimizer_that_mixes_the_members_is_found_in_every_form(
     form: Callable[[Optimizer], Any],
     prices: Data,
     trainer: Callable[..., Trainer],
@@ -360,7 +364,7 @@ def test_an_optimizer_is_recognised_in_every_form(
     trainer(max_epochs=1).fit(stacked, data)
 
 
-def test_a_second_optimizer_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_optimizer_that_mixes_the_members_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     stacked = StackedModule(make_members(2))
     monkeypatch.setattr(
         PriceRegressor,
@@ -371,12 +375,12 @@ def test_a_second_optimizer_is_recognised(monkeypatch: pytest.MonkeyPatch) -> No
         stacked.configure_optimizers()
 
 
-def test_members_may_train_without_an_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_may_configure_no_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PriceRegressor, "configure_optimizers", lambda self: None)
     assert StackedModule(make_members(2)).configure_optimizers() is None
 
 
-def test_shapes_that_do_not_match() -> None:
+def test_shapes_that_do_not_match_are_an_error() -> None:
     with pytest.raises(InputError, match=r"\(5, 2\) does not go with y of shape \(4,\)"):
         StackedData(torch.zeros(5, 2), torch.zeros(4), {"train": [torch.arange(4)]}, 2, seed=0)
 
@@ -404,14 +408,14 @@ def test_a_frozen_parameter_stays_frozen(
             torch.testing.assert_close(parameter, start.get_parameter(name), rtol=2e-4, atol=1e-5)
 
 
-def test_members_that_are_frozen_in_other_places_are_refused() -> None:
+def test_parameters_that_are_frozen_in_only_some_members_are_an_error() -> None:
     one, other = make_members(2)
     other.net[-1].bias.requires_grad_(False)
     with pytest.raises(InputError, match=r"net\.0\.bias is frozen in some members"):
         StackedModule([one, other])
 
 
-def test_members_with_the_same_rows_take_them_in_orders_of_their_own_unless_asked(prices: Data) -> None:
+def test_members_with_the_same_rows_have_different_orders_by_default(prices: Data) -> None:
     X, y = prices
     rows = {"train": [torch.arange(47)] * 2, "val": [torch.arange(9)] * 2}
     for flags, same in (({}, False), ({"same_order": False}, False), ({"same_order": True}, True)):
@@ -419,7 +423,7 @@ def test_members_with_the_same_rows_take_them_in_orders_of_their_own_unless_aske
         assert all(torch.equal(y[0], y[1]) is same for _, y, _ in data.train_dataloader())
 
 
-def test_losses_and_metrics_of_examples_that_are_shared_or_each_members_own(prices: Data) -> None:
+def test_example_losses_and_metrics_equal_those_of_the_members_alone(prices: Data) -> None:
     X, y = prices
     members = make_members(3, log_price=True, hidden_sizes=[4])
     stacked = StackedModule(members)
@@ -441,14 +445,14 @@ def test_losses_and_metrics_of_examples_that_are_shared_or_each_members_own(pric
 
 
 class WeightedLoader(FoldLoader):
-    """As FoldLoader, with the weights of the fold's rows."""
+    """Yields the rows of one fold of each stacked batch, with padding and weights."""
 
     def __iter__(self) -> Any:
         for X, y, weight in self.loader:
             yield X[self.fold], y[self.fold], weight[self.fold]
 
 
-def test_rows_may_weigh_something_else_for_each_member(
+def test_each_member_may_have_weights_of_its_own(
     prices: Data, trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X, y = prices
@@ -477,13 +481,13 @@ def test_rows_may_weigh_something_else_for_each_member(
         errors = (model(X[of_fold]).clamp(min=1).log() - y[of_fold].log()).square()
         expected = ((w * errors).sum() / w.sum()).sqrt()
         torch.testing.assert_close(stacked.evaluated["val/log_rmse"][fold], expected, rtol=1e-4, atol=1e-6)
-    # Each row's weight stays with the row, in whichever batch it is.
+    # A row has its own weight in whatever batch it is.
     seen = torch.zeros(3, len(y))
-    places = {tuple(row.tolist()): place for place, row in enumerate(X)}
+    index_of = {tuple(row.tolist()): index for index, row in enumerate(X)}
     for features, _, weight in data.train_dataloader():
         for fold in range(3):
             for row, w in zip(features[fold], weight[fold], strict=True):
-                seen[fold, places[tuple(row.tolist())]] += w
+                seen[fold, index_of[tuple(row.tolist())]] += w
     expected_seen = weights["train"].clone()
     for fold in range(3):
         expected_seen[fold, val[fold]] = 0
@@ -511,7 +515,7 @@ def test_weights_of_1_change_nothing(prices: Data, trainer: Callable[..., Traine
         ({"train": torch.ones(2, 5).log().log()}, r"weights of stage train\[0, 0\] must be a finite number"),
     ],
 )
-def test_bad_weights(weights: dict[str, Tensor], message: str) -> None:
+def test_bad_weights_are_an_error(weights: dict[str, Tensor], message: str) -> None:
     with pytest.raises(InputError, match=message):
         StackedData(
             torch.zeros(5, 2), torch.zeros(5), {"train": [torch.arange(5)] * 2}, 2, seed=0, weights=weights

@@ -1,10 +1,10 @@
-"""What is wrong in the flags of the regression chapter is told in one line, before any training."""
+"""Bad flags of the regression experiments are an error of one line, before any training."""
 
 from pathlib import Path
 
 import pytest
 
-from d2l_lightning.run import run_experiment
+from d2l_lightning.runs.cli import run_experiment
 from tests.conftest import load_experiment
 
 CASES = {
@@ -29,7 +29,7 @@ CASES = {
     ],
     "polynomial_regression": [
         (["--degrees", "-1", "--epochs", "1"], "degrees must not be negative; it is -1"),
-        (["--degrees", "3", "--epochs", "1", "2"], "degrees and epochs must be as many"),
+        (["--degrees", "3", "--epochs", "1", "2"], "degrees and epochs must have the same length"),
         (["--degrees", "3", "3", "--epochs", "1", "2"], "each degree once"),
         (["--degrees", "--epochs"], "at least one"),
         (["--degrees", "3", "--epochs", "0"], "epochs must be positive, not 0"),
@@ -58,7 +58,7 @@ CASES = {
     ],
     "normal_distribution": [
         (["--stds", "1", "0", "1"], "std must be positive, not 0"),
-        (["--means", "1"], "means and stds must be as many"),
+        (["--means", "1"], "means and stds must have the same length"),
         (["--means", "0", "0", ".nan"], "means[2] must be a finite number, not nan"),
         (["--noise", "0"], "noise must be positive"),
         (["--noise", "-1"], "noise must not be negative"),
@@ -77,7 +77,7 @@ CASES = {
     [(name, *case) for name, cases in CASES.items() for case in cases],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_one_line_status_2_and_nothing_written(
+def test_a_bad_flag_is_an_error_of_one_line_and_nothing_is_written(
     name: str,
     flags: list[str],
     message: str,
@@ -89,7 +89,7 @@ def test_one_line_status_2_and_nothing_written(
     with pytest.raises(SystemExit) as stop:
         run_experiment(load_experiment(name).main, flags)
     assert stop.value.code == 2
-    said = capsys.readouterr().err.strip()
-    assert message in said
-    assert len(said.splitlines()) == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert len(error.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Jobs on Fashion-MNIST tell what their models do, and reach the accepted accuracies."""
+"""The experiments with classifiers of Fashion-MNIST: results, files, errors and accuracies."""
 
 import statistics
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from d2l_lightning.data.fashion_mnist import LABELS, FashionMNIST
 from d2l_lightning.models.dropout_mlp import DropoutMLP
 from d2l_lightning.models.mlp import MLP
-from d2l_lightning.run import run_experiment
+from d2l_lightning.runs.cli import run_experiment
 from tests.conftest import ROOT, load_experiment, needs_fashion_mnist, run_results
 from tests.data.test_fashion_mnist import write
 
@@ -18,22 +18,22 @@ QUICK = ["--max_epochs", "1", "--batch_size", "16"]
 
 
 @pytest.mark.parametrize("name", ["softmax_regression", "mlp"])
-def test_what_a_run_tells(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_and_figures(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(write(tmp_path / "data"))
     results = run_results(name, tmp_path / "run", "--data_dir", folder, *QUICK)
     assert set(results["models"]) == {"scratch", "concise"}
-    for told in results["models"].values():
-        assert set(told["class_accuracy"]) == set(LABELS)
+    for metrics in results["models"].values():
+        assert set(metrics["class_accuracy"]) == set(LABELS)
         # The tiny test set has two images of each class.
-        mean = statistics.fmean(told["class_accuracy"].values())
-        assert told["test_accuracy"] == pytest.approx(mean, abs=1e-6)
+        mean = statistics.fmean(metrics["class_accuracy"].values())
+        assert metrics["test_accuracy"] == pytest.approx(mean, abs=1e-6)
     assert "Validated on the official test rows, as in the book" in capsys.readouterr().out
     figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
     kinds = [f"{kind}_{model}" for kind in ("confusion", "predictions") for model in results["models"]]
     assert figures == {"learning_curves", *kinds}
 
 
-def test_another_perceptron_is_trained_alone_and_validated_on_held_out_rows(
+def test_other_settings_train_only_the_concise_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(write(tmp_path / "data"))
@@ -62,7 +62,7 @@ def test_another_perceptron_is_trained_alone_and_validated_on_held_out_rows(
         (["--limit_test_batches", "0"], "leave nothing to test on"),
     ],
 )
-def test_bad_input(
+def test_bad_input_is_an_error_of_one_line(
     flags: list[str],
     message: str,
     tmp_path: Path,
@@ -73,13 +73,13 @@ def test_bad_input(
     with pytest.raises(SystemExit) as stop:
         run_experiment(load_experiment("mlp").main, flags)
     assert stop.value.code == 2
-    said = capsys.readouterr().err.strip()
-    assert message in said
-    assert len(said.splitlines()) == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert len(error.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dropout_and_its_variants(tmp_path: Path) -> None:
+def test_results_of_dropout_and_its_variants(tmp_path: Path) -> None:
     folder = str(write(tmp_path / "data"))
     flags = ["--data_dir", folder, "--max_epochs", "2", "--hidden_sizes", "12", "8", "--num_masks", "3"]
     results = run_results("dropout", tmp_path / "run", *flags, "--variants", "swapped", "decay_only")
@@ -88,12 +88,12 @@ def test_dropout_and_its_variants(tmp_path: Path) -> None:
         name: dict(DropoutMLP.load_from_checkpoint(tmp_path / "run" / "checkpoints" / f"{name}.ckpt").hparams)
         for name in ("concise", "swapped", "decay_only")
     }
-    assert [h["dropouts"] for h in hyperparameters.values()] == [[0.2, 0.5], [0.5, 0.2], [0.0, 0.0]]
+    assert [list(h["dropouts"]) for h in hyperparameters.values()] == [[0.2, 0.5], [0.5, 0.2], [0.0, 0.0]]
     assert [h["weight_decay"] for h in hyperparameters.values()] == [0, 0, 0.001]
-    told = results["uncertainty"]
-    assert told["confidence"] == sorted(told["confidence"])
-    assert len(told["accuracy"]) == 10
-    assert all(spread > 0 for spread in told["spread"])
+    uncertainty = results["uncertainty"]
+    assert uncertainty["confidence"] == sorted(uncertainty["confidence"])
+    assert len(uncertainty["accuracy"]) == 10
+    assert all(spread > 0 for spread in uncertainty["spread"])
     variances = results["activation_variance"]
     assert set(variances) == {"concise", "swapped", "decay_only"}
     assert all(len(epochs) == 2 and all(len(v) == 2 for v in epochs) for epochs in variances.values())
@@ -111,7 +111,7 @@ def test_dropout_and_its_variants(tmp_path: Path) -> None:
         (["--variants", "halved"], "variants: "),
     ],
 )
-def test_bad_dropout(
+def test_bad_dropout_settings_are_an_error(
     flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -121,7 +121,7 @@ def test_bad_dropout(
     assert not (tmp_path / "run").exists()
 
 
-def test_activations(tmp_path: Path) -> None:
+def test_values_and_derivatives_of_activations(tmp_path: Path) -> None:
     results: dict[str, Any] = run_results("activations", tmp_path / "run", "--reach", "3", "--alpha", "0.5")
     assert results["pReLU"]["value"] == [-1.5, 0, 3]
     assert results["sigmoid"]["derivative"][1] == 0.25
@@ -132,34 +132,34 @@ def test_activations(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_fashion_mnist
 @pytest.mark.parametrize(
-    ("name", "accepted"), [("softmax_regression", 0.82), ("mlp", 0.835), ("dropout", 0.84)]
+    ("name", "lowest"), [("softmax_regression", 0.82), ("mlp", 0.835), ("dropout", 0.84)]
 )
-def test_accepted_accuracies_over_three_seeds(name: str, accepted: float, tmp_path: Path) -> None:
-    found = [run_results(name, tmp_path / str(seed), "--seed", str(seed))["models"] for seed in range(3)]
+def test_the_median_accuracy_of_three_seeds_is_high_enough(name: str, lowest: float, tmp_path: Path) -> None:
+    runs = [run_results(name, tmp_path / str(seed), "--seed", str(seed))["models"] for seed in range(3)]
     for model in ("scratch", "concise"):
-        assert statistics.median(models[model]["test_accuracy"] for models in found) >= accepted
+        assert statistics.median(models[model]["test_accuracy"] for models in runs) >= lowest
 
 
 @pytest.mark.slow
 @needs_fashion_mnist
-def test_the_best_perceptron(tmp_path: Path) -> None:
+def test_the_best_perceptron_reaches_its_accuracy(tmp_path: Path) -> None:
     results = run_results("mlp", tmp_path / "run", "--config", str(ROOT / "configs" / "mlp_best.yaml"))
-    # 0.905 is the median of three seeds, which would take five minutes here; one is this near to it.
+    # The median of three seeds is 0.905; this is close to it for one seed.
     assert results["models"]["concise"]["test_accuracy"] >= 0.902
 
 
-# There are 50 training rows.
+# The tiny data have 50 training rows.
 @pytest.mark.parametrize(
-    ("batch_size", "alone"),
+    ("batch_size", "is_error"),
     [(1, True), (7, True), (49, True), (48, False), (50, False)],
 )
-def test_batch_norm_cannot_train_on_a_single_row(
-    batch_size: int, alone: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_batch_of_one_row_is_an_error_with_batch_norm(
+    batch_size: int, is_error: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--data_dir", str(write(tmp_path / "data")), "--run_dir", str(tmp_path / "run")]
     flags += ["--accelerator", "cpu", "--max_epochs", "1", "--hidden_sizes", "4"]
     flags += ["--batch_norm", "true", "--batch_size", str(batch_size)]
-    if not alone:
+    if not is_error:
         run_experiment(load_experiment("mlp").main, flags)
         return
     with pytest.raises(SystemExit) as stop:

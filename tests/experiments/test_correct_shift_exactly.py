@@ -1,4 +1,4 @@
-"""Every figure of the corrector is what pandas and scikit-learn compute from the same files."""
+"""Every number of the corrector equals that of pandas and scikit-learn for the same files."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ KINDS = ("uncorrected", "corrected")
 
 
 class Finished(NamedTuple):
-    """A run that trained until nothing changed, and what it had."""
+    """A run that trained until convergence, with its inputs."""
 
     folder: Path
     outputs: dict[str, Any]
@@ -37,7 +37,7 @@ class Finished(NamedTuple):
         return pd.read_csv(self.folder / "weights.csv")["weight"].to_numpy()
 
     def fitted(self, kind: str, rows: Any = slice(None)) -> Reference:
-        """Return the model of least squares, weighted if it is the corrected one."""
+        """Return the least-squares model, weighted for the corrected one."""
         X, _ = self.features()
         weights = self.weights()[rows] if kind == "corrected" else None
         return Reference().fit(X[rows], self.source["price"].to_numpy()[rows], weights)
@@ -60,7 +60,7 @@ def write_tables(folder: Path, n: int, m: int, shift: float, seed: int = 0) -> l
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("correct_shift")
     flags = write_tables(folder, 60, 50, 0.8)
-    # All rows in one batch: nothing but the minimum is left.
+    # With all rows in one batch, training converges to the minimum.
     flags += ["--batch_size", "100", "--lr", "0.1", "--steps", "400", "--domain_steps", "40"]
     flags += ["--k", str(K), "--seed", str(SEED), "--cap", "4", "--enable_progress_bar", "false"]
     with pytest.MonkeyPatch.context() as patch:
@@ -91,7 +91,7 @@ def test_the_checkpoint_is_the_corrected_model(finished: Finished) -> None:
     assert predictions["uncorrected"].to_numpy() != pytest.approx(predicted, rel=1e-2)
 
 
-def test_risks_gain_and_standard_error_are_of_rows_that_the_model_did_not_see(finished: Finished) -> None:
+def test_risks_gain_and_standard_error_are_those_of_held_out_rows(finished: Finished) -> None:
     X, _ = finished.features()
     price, weights = finished.source["price"].to_numpy(), finished.weights()
     errors = {kind: np.empty(60) for kind in KINDS}
@@ -106,15 +106,15 @@ def test_risks_gain_and_standard_error_are_of_rows_that_the_model_did_not_see(fi
         "risk_uncorrected": np.average(errors["uncorrected"], weights=weights),
         "risk_corrected": np.average(errors["corrected"], weights=weights),
         "gain": gain,
-        # Of a ratio of means, by the delta method.
+        # The standard error of a ratio of means, by the delta method.
         "gain_standard_error": (weights * (gains - gain)).std() / weights.mean() / np.sqrt(60),
     }
     for name, value in expected.items():
         assert finished.outputs[f"results/{name}"] == pytest.approx(value, rel=0.01), name
 
 
-def test_the_standard_error_is_how_much_the_gain_varies(finished: Finished) -> None:
-    # By the bootstrap over rows, with models and weights as they are.
+def test_the_standard_error_equals_that_of_the_bootstrap(finished: Finished) -> None:
+    # The bootstrap draws rows; models and weights stay the same.
     X, _ = finished.features()
     price, weights = finished.source["price"].to_numpy(), finished.weights()
     gains = np.empty(60)
@@ -126,7 +126,7 @@ def test_the_standard_error_is_how_much_the_gain_varies(finished: Finished) -> N
     assert finished.outputs["results/gain_standard_error"] == pytest.approx(estimates.std(), rel=0.1)
 
 
-def test_the_balance_table_is_that_of_pandas(finished: Finished) -> None:
+def test_the_balance_table_equals_that_of_pandas(finished: Finished) -> None:
     tables = [
         pd.concat(
             [table[["size", "age"]], pd.get_dummies(table["city"], prefix="city").astype(float)], axis=1
@@ -147,7 +147,7 @@ def test_the_balance_table_is_that_of_pandas(finished: Finished) -> None:
     assert shown == before.abs().sort_values(ascending=False, kind="stable").index.tolist()
 
 
-def test_the_printed_figures_are_those_of_the_results(finished: Finished) -> None:
+def test_the_printed_numbers_are_those_of_the_results(finished: Finished) -> None:
     out = finished.outputs
     facts = {
         "rows of the source": "60",
@@ -155,16 +155,16 @@ def test_the_printed_figures_are_those_of_the_results(finished: Finished) -> Non
         "detector: AUC on held-out rows": f"{out['results/detector/auc']:.4f}",
         "detector: p-value": f"{out['results/detector/p_value']:.4f}",
         "effective sample size of the weighted source": f"{out['results/effective_sample_size']:.1f}",
-        "target unlike any of the source": f"{out['results/uncovered']:.2%}",
-        "on the source, as it is": f"{out['results/risk_on_source']:.6g}",
-        "on the target, trained as it is": f"{out['results/risk_uncorrected']:.6g}",
+        "target rows unlike any of the source": f"{out['results/uncovered']:.2%}",
+        "on the source, trained without weights": f"{out['results/risk_on_source']:.6g}",
+        "on the target, trained without weights": f"{out['results/risk_uncorrected']:.6g}",
         "on the target, trained with weights": f"{out['results/risk_corrected']:.6g}",
     }
     assert {name: out[f"printed/{name}"] for name in facts} == {name: [[it]] for name, it in facts.items()}
 
 
-def test_a_model_that_learns_its_rows_by_heart_is_judged_by_others(tmp_path: Path) -> None:
-    # More columns than rows, and labels of mere chance: no error on rows that were seen.
+def test_an_overfitted_model_is_evaluated_on_other_rows(tmp_path: Path) -> None:
+    # With more columns than rows and random labels, the error on training rows is 0.
     rng = np.random.default_rng(0)
     names = [f"x{i}" for i in range(80)]
     source, target = (pd.DataFrame(rng.normal(0, 1, (n, 80)), columns=names) for n in (40, 30))
@@ -185,12 +185,12 @@ def test_a_model_that_learns_its_rows_by_heart_is_judged_by_others(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("shift", "clear", "end"),
-    [(1.2, True, "."), (0.3, False, "; that is no clear difference.")],
-    ids=["clear", "not clear"],
+    ("shift", "significant", "end"),
+    [(1.2, True, "."), (0.3, False, "; the difference is not significant.")],
+    ids=["significant", "not significant"],
 )
-def test_the_note_says_how_clear_the_gain_is(
-    shift: float, clear: bool, end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_note_has_the_gain_with_its_significance(
+    shift: float, significant: bool, end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [
         *write_tables(tmp_path, 200, 150, shift),
@@ -203,7 +203,7 @@ def test_the_note_says_how_clear_the_gain_is(
     ]
     results = run_results("correct_shift", tmp_path / "run", *flags)
     gain, error = results["gain"], results["gain_standard_error"]
-    assert (abs(gain) > 2 * error) == clear
-    does = "lower" if gain > 0 else "raise"
-    note = f"Weights {does} the risk by {abs(gain):.3g}, with a standard error of {error:.3g}{end}"
+    assert (abs(gain) > 2 * error) == significant
+    verb = "lower" if gain > 0 else "raise"
+    note = f"Weights {verb} the risk by {abs(gain):.3g}, with a standard error of {error:.3g}{end}"
     assert note in " ".join(capsys.readouterr().out.split())

@@ -1,4 +1,4 @@
-"""The jobs on covariate shift: weights are found, correcting pays where it can, shifts are detected."""
+"""The experiments on covariate shift estimate weights, correct and detect."""
 
 import statistics
 from pathlib import Path
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from d2l_lightning.data.kaggle_house import BUNDLED
-from d2l_lightning.run import run_experiment
+from d2l_lightning.runs.cli import run_experiment
 from tests.conftest import load_experiment, needs_fashion_mnist, run_results
 from tests.data.test_fashion_mnist import write
 
@@ -20,121 +20,104 @@ KEYS = {
 
 
 @pytest.mark.slow
-def test_the_accepted_figures_on_synthetic_data(tmp_path: Path) -> None:
-    found = [
+def test_weights_and_risks_on_synthetic_data_in_the_median_of_five_seeds(tmp_path: Path) -> None:
+    runs = [
         run_results("covariate_shift", tmp_path / str(seed), "--seed", str(seed), "--trials", "0")
         for seed in range(5)
     ]
-    assert statistics.median(told["weight_correlation"] for told in found) >= 0.95
-    recovered = [
-        (told["risk_uncorrected"] - told["risk_corrected"]) / (told["risk_uncorrected"] - told["risk_oracle"])
-        for told in found
-    ]
-    assert statistics.median(recovered) >= 0.8
-    assert [told["recovered"] for told in found] == pytest.approx(recovered)
-    # In closed form: c^2 E[(t^2 - 1)^2] and the least that a line can do, c^2 var(t^2 | t's best line).
-    medians = {
-        name: statistics.median(told[f"risk_{name}"] for told in found) for name in ("uncorrected", "oracle")
+    median = {
+        name: statistics.median(results[name] for results in runs)
+        for name in ("weight_correlation", "recovered", "risk_uncorrected", "risk_oracle")
     }
-    assert medians["uncorrected"] == pytest.approx(0.25 * 7 + 0.01, rel=0.1)
-    assert medians["oracle"] == pytest.approx(0.25 * 2 + 0.01, rel=0.06)
-    assert all(told["detector"]["p_value"] == 0.001 for told in found)
-    assert all(told["uncovered"] < 0.05 for told in found)
+    assert median["weight_correlation"] >= 0.95
+    assert median["recovered"] >= 0.8
+    # In closed form: c^2 E[(t^2 - 1)^2] plus the noise, and the least risk of a line, c^2 2 plus the noise.
+    assert median["risk_uncorrected"] == pytest.approx(0.25 * 7 + 0.01, rel=0.1)
+    assert median["risk_oracle"] == pytest.approx(0.25 * 2 + 0.01, rel=0.06)
+    assert all(results["detector"]["p_value"] == 0.001 for results in runs)
+    assert all(results["uncovered"] < 0.05 for results in runs)
 
 
 @pytest.mark.slow
 @needs_fashion_mnist
-def test_the_accepted_figures_of_the_detector(tmp_path: Path) -> None:
-    told = run_results("covariate_shift", tmp_path, "--seed", "2", "--max_epochs", "1")
-    assert told["detector"]["trials"] == 200
-    assert 0.02 <= told["detector"]["false_alarm_rate"] <= 0.08
-    assert told["detector"]["power"] >= 0.95
+def test_the_detector_has_the_right_level_and_finds_rotated_clothes(tmp_path: Path) -> None:
+    results = run_results("covariate_shift", tmp_path, "--seed", "2", "--max_epochs", "1")
+    assert results["detector"]["trials"] == 200
+    assert 0.02 <= results["detector"]["false_alarm_rate"] <= 0.08
+    assert results["detector"]["power"] >= 0.95
 
 
 QUICK = [
-    "--num_source",
-    "300",
-    "--num_target",
-    "200",
-    "--num_test",
-    "500",
-    "--max_epochs",
-    "3",
-    "--domain_steps",
-    "200",
+    *("--num_source", "300", "--num_target", "200", "--num_test", "500"),
+    *("--max_epochs", "3", "--domain_steps", "200"),
 ]
 
 
-def test_what_a_run_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_writes_results_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data_dir", str(write(tmp_path / "data", (400, 200))), "--trials", "20", "--trial_rows", "60"]
     flags = [*QUICK, *data, "--kind", "brightness", "--amount", "0.1", "--num_permutations", "99"]
-    told = run_results("covariate_shift", tmp_path / "run", *flags)
-    assert set(told) == KEYS
-    detector = told["detector"]
+    results = run_results("covariate_shift", tmp_path / "run", *flags)
+    assert set(results) == KEYS
+    detector = results["detector"]
     assert set(detector) == {"auc", "p_value", "false_alarm_rate", "power", "trials"}
     # Of 20 tests at level 0.05, four alarms or more come once in 60 times.
     assert detector["false_alarm_rate"] <= 0.15
     assert detector["power"] == 1
     for name in ("weights", "risk", "fits", "detector"):
         assert (tmp_path / "run" / "figures" / f"{name}.png").exists()
-    said = capsys.readouterr().out
-    assert "The correction recovers" in said
-    assert "detector on Fashion-MNIST (brightness 0.1)" in said
+    printed = capsys.readouterr().out
+    assert "The correction recovers" in printed
+    assert "detector on Fashion-MNIST (brightness 0.1)" in printed
 
 
-def test_a_run_can_be_run_again(tmp_path: Path) -> None:
+def test_the_config_of_a_run_repeats_it(tmp_path: Path) -> None:
     first = run_results("covariate_shift", tmp_path / "1", *QUICK, "--trials", "0", "--seed", "7")
     config = ["--config", str(tmp_path / "1" / "config.yaml")]
     assert run_results("covariate_shift", tmp_path / "2", *config) == first
 
 
-def test_houses_that_the_source_knows_nothing_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = run_results(
+def test_houses_unlike_those_of_the_source_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = run_results(
         "covariate_shift_houses", tmp_path / "run", "--max_epochs", "5", "--domain_steps", "300"
     )
-    assert set(told) == KEYS
-    assert told["weight_correlation"] is None
-    assert told["detector"]["p_value"] == 0.001
-    assert told["uncovered"] > 0.3
+    assert set(results) == KEYS
+    assert results["weight_correlation"] is None
+    assert results["detector"]["p_value"] == 0.001
+    assert results["uncovered"] > 0.3
     assert "weights cannot help" in capsys.readouterr().out
-    other = [
-        "--split_by",
-        "Neighborhood",
-        "--neighborhoods",
-        "NAmes",
-        "--max_epochs",
-        "5",
-        "--domain_steps",
-        "50",
-    ]
-    risks = run_results("covariate_shift_houses", tmp_path / "other", *other)
+    split = ["--split_by", "Neighborhood", "--neighborhoods", "NAmes"]
+    quick = ["--max_epochs", "5", "--domain_steps", "50"]
+    risks = run_results("covariate_shift_houses", tmp_path / "other", *split, *quick)
     table = pd.read_csv(BUNDLED / "kaggle_house_pred_train.csv.gz")
     prices = np.log(table["SalePrice"][table["Neighborhood"] == "NAmes"])
     for name in ("uncorrected", "corrected", "oracle"):
-        # Better than a constant; none of them can be without error.
+        # A risk is below that of a constant prediction, but not 0.
         assert 0.001 < risks[f"risk_{name}"] < 0.9 * prices.var() / 2
 
 
 @pytest.mark.slow
 @needs_fashion_mnist
-def test_turned_clothes_are_learned_better_with_weights(tmp_path: Path) -> None:
-    told = run_results("covariate_shift_images", tmp_path)
-    assert told["weight_correlation"] > 0.6
-    assert told["recovered"] > 0.5
-    assert told["detector"]["p_value"] == 0.001
+def test_weights_help_with_rotated_clothes(tmp_path: Path) -> None:
+    results = run_results("covariate_shift_images", tmp_path)
+    assert results["weight_correlation"] > 0.6
+    assert results["recovered"] > 0.5
+    assert results["detector"]["p_value"] == 0.001
 
 
-def test_images_that_the_source_has_not_are_learned_from_the_targets_labels(
+def test_without_true_weights_the_comparison_is_with_the_targets_labels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["--data_dir", str(write(tmp_path / "data", (300, 200)))]
     change = ["--kind", "brightness", "--amount", "0.3", "--source_share", "0", "--target_share", "1"]
-    told = run_results("covariate_shift_images", tmp_path / "run", *data, *change, "--max_epochs", "3")
-    assert told["weight_correlation"] is None
-    assert told["uncovered"] > 0.9
-    said = capsys.readouterr().out
-    assert "the target's labels" in said
-    assert "weights cannot help" in said
+    quick = ["--max_epochs", "3", "--domain_steps", "60"]
+    results = run_results("covariate_shift_images", tmp_path / "run", *data, *change, *quick)
+    assert results["weight_correlation"] is None
+    assert results["uncovered"] > 0.9
+    printed = capsys.readouterr().out
+    assert "the target's labels" in printed
+    assert "weights cannot help" in printed
 
 
 CASES: dict[str, list[tuple[list[str], str]]] = {
@@ -172,7 +155,7 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
     [(name, *case) for name, cases in CASES.items() for case in cases],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_one_line_status_2_and_nothing_written(
+def test_bad_input_is_one_line_and_writes_nothing(
     name: str,
     flags: list[str],
     message: str,
@@ -185,16 +168,16 @@ def test_one_line_status_2_and_nothing_written(
     with pytest.raises(SystemExit) as stop:
         run_experiment(load_experiment(name).main, [*trials, *flags])
     assert stop.value.code == 2
-    said = capsys.readouterr().err.strip()
-    assert message in said
-    assert len(said.splitlines()) == 1
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert len(printed.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trials_need_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trials_need_enough_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(tmp_path / "data", (50, 20))
     flags = ["--data_dir", str(folder), "--trial_rows", "11", "--run_dir", str(tmp_path / "run")]
     with pytest.raises(SystemExit):
         run_experiment(load_experiment("covariate_shift").main, flags)
-    assert "trial_rows must be from 2 to 10, as there are no more images, not 11" in capsys.readouterr().err
+    assert "trial_rows must be from 2 to 10, as there are no more rows, not 11" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

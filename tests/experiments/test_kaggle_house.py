@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from d2l_lightning.run import run_experiment
+from d2l_lightning.runs.cli import run_experiment
 from tests.conftest import load_experiment
 
 pytestmark = pytest.mark.slow

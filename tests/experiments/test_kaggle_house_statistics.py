@@ -1,4 +1,4 @@
-"""What the house job says of its models is what they compute from features that pandas makes."""
+"""The results of the house experiment are those of its models on features made by pandas."""
 
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,8 @@ FOLDS = 3
 
 
 def features(folder: Path, known: slice | np.ndarray[Any, Any]) -> torch.Tensor:
-    """Return the features of all houses, standardised with the statistics of the rows known."""
-    read = partial(pd.read_csv, keep_default_na=False, na_values=["NA"])  # "None" is a kind of veneer
+    """Return the features of all houses, standardized with the statistics of the known rows."""
+    read = partial(pd.read_csv, keep_default_na=False, na_values=["NA"])  # "None" is a category of veneer
     bundled = read(BUNDLED / "kaggle_house_pred_train.csv.gz")
     numeric = bundled.drop(columns=["Id", "SalePrice"]).select_dtypes("number").columns
     train, test = (read(folder / f"{name}.csv") for name in ("train", "test"))

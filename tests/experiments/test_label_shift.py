@@ -1,52 +1,19 @@
-"""The job on label shift: shares are estimated, and training for them pays."""
+"""The experiment on label shift estimates the class shares, and training with weights helps."""
 
 import statistics
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from d2l_lightning.data.fashion_mnist import LABELS
 from d2l_lightning.data.label_shift import LabelShiftedFashionMNIST
-from d2l_lightning.errors import InputError
 from d2l_lightning.models.mlp import MLP
-from d2l_lightning.run import run_experiment
+from d2l_lightning.runs.cli import run_experiment
 from tests.conftest import load_experiment, needs_fashion_mnist, run_results
 from tests.data.test_fashion_mnist import write
 
 experiment = load_experiment("label_shift")
-
-
-def made(folder: Path, **settings: Any) -> LabelShiftedFashionMNIST:
-    data = LabelShiftedFashionMNIST(str(write(folder, (200, 100))), **settings)
-    data.prepare_data()
-    data.setup()
-    return data
-
-
-def test_the_target_has_other_shares_and_no_training_row(tmp_path: Path) -> None:
-    data = made(tmp_path, num_target=5000, seed=3)
-    target = data.rows["test"]
-    assert len(target) == 5000
-    assert target.min() >= 200
-    torch.testing.assert_close(
-        data.target_shares, torch.bincount(data.labels[target], minlength=10).double() / 5000
-    )
-    assert (data.target_shares - 0.1).abs().sum() > 0.3
-    assert data.source_shares.sum().item() == pytest.approx(1)
-    assert set(data.rows["train"].tolist()) & set(data.rows["val"].tolist()) == set()
-    even = made(tmp_path, concentration=1e6, num_target=5000)
-    torch.testing.assert_close(even.target_shares, torch.full((10,), 0.1).double(), rtol=0, atol=0.02)
-    again, other = made(tmp_path, num_target=5000, seed=3), made(tmp_path, num_target=5000, seed=4)
-    assert torch.equal(again.rows["test"], target)
-    assert not torch.equal(other.target_shares, data.target_shares)
-
-
-@pytest.mark.parametrize("settings", [{"concentration": 0.0}, {"num_target": 0}])
-def test_bad_settings(settings: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=f"{next(iter(settings))} must be positive"):
-        LabelShiftedFashionMNIST(**settings)
 
 
 def quick(folder: Path) -> list[str]:
@@ -55,7 +22,9 @@ def quick(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("soft", ["true", "false"])
-def test_what_a_run_tells(soft: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_are_consistent_and_written(
+    soft: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = run_results("label_shift", tmp_path / "run", *quick(tmp_path / "data"), "--soft", soft)
     assert set(results["shares"]) == {"source", "target", "estimated"}
     for shares in results["shares"].values():
@@ -66,13 +35,13 @@ def test_what_a_run_tells(soft: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert results["total_variation"] == pytest.approx(sum(map(abs, gaps)) / 2)
     assert results["condition"] >= 1
     assert (tmp_path / "run" / "figures" / "shares.png").exists()
+    for name in ("before", "after", "oracle"):
+        assert (tmp_path / "run" / "checkpoints" / f"{name}.ckpt").exists()
     assert "Total variation distance" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("soft", [True, False])
-def test_the_estimate_is_what_the_first_model_predicts_for_held_out_rows_and_target(
-    soft: bool, tmp_path: Path
-) -> None:
+def test_the_estimate_follows_from_the_predictions_of_the_first_model(soft: bool, tmp_path: Path) -> None:
     flags = [*quick(tmp_path / "data"), "--max_epochs", "4", "--val_fraction", "0.3", "--sigma", "0.1"]
     results = run_results("label_shift", tmp_path / "run", *flags, "--soft", str(soft).lower())
     model = MLP.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "before.ckpt").eval()
@@ -85,7 +54,7 @@ def test_the_estimate_is_what_the_first_model_predicts_for_held_out_rows_and_tar
         choices = torch.eye(10)[logits.argmax(dim=1)]
         predicted[stage] = (logits.softmax(dim=1) if soft else choices).double()
     held_out = data.labels[data.rows["val"]]
-    # Column j: the mean prediction for rows of class j (eq. 4.9.8).
+    # Column j is the mean prediction for rows of class j (eq. 4.9.8).
     C = torch.stack([predicted["val"][held_out == j].mean(dim=0) for j in range(10)], dim=1)
     assert results["condition"] == pytest.approx(torch.linalg.cond(C).item(), rel=1e-3)
     solved = torch.linalg.solve(C, predicted["test"].mean(dim=0)).clamp(min=0)
@@ -93,9 +62,7 @@ def test_the_estimate_is_what_the_first_model_predicts_for_held_out_rows_and_tar
     torch.testing.assert_close(estimated, solved / solved.sum(), rtol=0, atol=1e-3)
 
 
-def test_a_classifier_that_tells_nothing_apart_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_classifier_without_skill_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [*quick(tmp_path / "data"), "--lr", "1e-9", "--run_dir", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as stop:
         run_experiment(experiment.main, flags)
@@ -104,7 +71,7 @@ def test_a_classifier_that_tells_nothing_apart_is_refused(
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-def test_a_class_that_is_not_held_out_is_named_before_training(
+def test_a_class_that_is_not_held_out_is_an_error_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [*quick(tmp_path / "data"), "--val_fraction", "0.01", "--run_dir", str(tmp_path / "run")]
@@ -117,12 +84,12 @@ def test_a_class_that_is_not_held_out_is_named_before_training(
 
 @pytest.mark.slow
 @needs_fashion_mnist
-def test_shares_are_found_and_weights_help_on_the_real_data(tmp_path: Path) -> None:
+def test_shares_are_estimated_and_weights_help_on_the_real_data(tmp_path: Path) -> None:
     found = [
         run_results("label_shift", tmp_path / str(seed), "--seed", str(seed), "--max_epochs", "3")
         for seed in range(5)
     ]
-    assert statistics.median(told["total_variation"] for told in found) <= 0.04
-    gains = [told["accuracy_after"] - told["accuracy_before"] for told in found]
+    assert statistics.median(results["total_variation"] for results in found) <= 0.04
+    gains = [results["accuracy_after"] - results["accuracy_before"] for results in found]
     assert statistics.median(gains) >= 0
     assert statistics.mean(gains) > 0

@@ -1,4 +1,4 @@
-"""Densities are densities, and both objectives find the same weights."""
+"""Densities have an integral of 1, and both objectives find the same weights."""
 
 import math
 from pathlib import Path
@@ -15,21 +15,21 @@ def test_the_likelihood_finds_the_weights_of_the_squared_loss(tmp_path: Path, no
     assert by_loss == pytest.approx(by_likelihood, rel=0, abs=1e-7)
     spread = 4 * float(noise) / math.sqrt(1000)
     assert by_loss == pytest.approx([2, -3.4, 4.2], rel=0, abs=spread)
-    assert by_loss != pytest.approx([2, -3.4, 4.2], rel=0, abs=1e-6)  # found, not known
+    assert by_loss != pytest.approx([2, -3.4, 4.2], rel=0, abs=1e-6)  # estimates, not the true weights
 
 
-def test_a_narrow_density_beside_a_wide_one(tmp_path: Path) -> None:
+def test_integrals_are_exact_for_narrow_and_wide_densities(tmp_path: Path) -> None:
     results = run_results(
         "normal_distribution", tmp_path / "run", "--means", "0", "1", "--stds", "0.01", "10"
     )
-    assert [told["integral"] for told in results["densities"]] == pytest.approx([1, 1], abs=1e-5)
+    assert [density["integral"] for density in results["densities"]] == pytest.approx([1, 1], abs=1e-5)
 
 
-def test_densities(tmp_path: Path) -> None:
+def test_peaks_and_integrals_of_densities(tmp_path: Path) -> None:
     results = run_results("normal_distribution", tmp_path / "run", "--means", "-1", "7", "--stds", "0.5", "2")
-    for told, mean, std in zip(results["densities"], (-1, 7), (0.5, 2), strict=True):
-        assert (told["mean"], told["std"]) == (mean, std)
-        assert told["integral"] == pytest.approx(1, abs=1e-5)
-        assert told["peak"] == pytest.approx(1 / (std * math.sqrt(2 * math.pi)))
+    for density, mean, std in zip(results["densities"], (-1, 7), (0.5, 2), strict=True):
+        assert (density["mean"], density["std"]) == (mean, std)
+        assert density["integral"] == pytest.approx(1, abs=1e-5)
+        assert density["peak"] == pytest.approx(1 / (std * math.sqrt(2 * math.pi)))
     names = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
     assert names == {"densities", "likelihoods"}

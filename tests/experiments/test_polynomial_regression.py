@@ -1,4 +1,4 @@
-"""Polynomials fit, underfit and overfit as the book says."""
+"""Polynomials fit, underfit and overfit as in the book."""
 
 import statistics
 from pathlib import Path
@@ -27,7 +27,7 @@ def medians(degree: int, epochs: int) -> tuple[list[float], float, float]:
 
 
 @pytest.mark.slow
-def test_the_figures_of_section_4_4_over_five_seeds() -> None:
+def test_median_losses_over_five_seeds_are_as_in_section_4_4() -> None:
     w, train_3, test_3 = medians(3, epochs=400)
     assert w == pytest.approx([5, 1.2, -3.4, 5.6], rel=0, abs=0.1)
     _, train_1, _ = medians(1, epochs=400)
@@ -40,7 +40,9 @@ def test_the_figures_of_section_4_4_over_five_seeds() -> None:
 QUICK = ["--degrees", "3", "1", "--epochs", "60", "5", "--max_epochs", "60", "--max_degree", "5", "--k", "4"]
 
 
-def test_what_a_run_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_are_those_of_the_checkpoints_and_of_the_folds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = run_results("polynomial_regression", tmp_path / "run", *QUICK)
     fits = results["fits"]
     assert list(fits) == ["3", "1"]
@@ -61,7 +63,7 @@ def test_what_a_run_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert figures == {"learning_curves", "loss_by_degree", "loss_by_amount"}
 
 
-def test_exact_fits_have_less_and_less_loss_in_training_alone(tmp_path: Path) -> None:
+def test_exact_fits_of_higher_degree_have_a_lower_loss_in_training_only(tmp_path: Path) -> None:
     results = run_results("polynomial_regression", tmp_path / "run", *QUICK, "--max_degree", "19")
     exact = results["exact"]
     assert len(exact["train_loss"]) == 20
@@ -78,15 +80,15 @@ def test_exact_fits_have_less_and_less_loss_in_training_alone(tmp_path: Path) ->
     )  # half the variance of the noise
 
 
-def test_few_rows_and_another_truth(tmp_path: Path) -> None:
+def test_other_true_weights_and_few_rows(tmp_path: Path) -> None:
     flags = ["--num_train", "8", "--k", "2", "--w", "1", "-1", "--loss", "half_squared", "--max_degree", "10"]
     results = run_results("polynomial_regression", tmp_path / "run", *QUICK, *flags)
     assert results["half_squared"] == {}
-    assert len(results["exact"]["train_loss"]) == 8  # degrees that eight rows determine
+    assert len(results["exact"]["train_loss"]) == 8  # eight rows determine eight weights
     assert results["exact"]["train_loss"][7] < 1e-12  # eight weights go through eight points
 
 
-def test_a_degree_that_no_draw_determines(tmp_path: Path) -> None:
+def test_a_degree_with_more_weights_than_rows(tmp_path: Path) -> None:
     flags = ["--degrees", "60", "--epochs", "1", "--max_degree", "40", "--max_epochs", "1", "--lr", "0.001"]
     results = run_results("polynomial_regression", tmp_path / "run", *flags)
     assert 20 < len(results["exact"]["train_loss"]) <= 41

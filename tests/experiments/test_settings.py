@@ -1,7 +1,8 @@
-"""Every flag of every experiment reaches all that it is for."""
+"""Every flag of every experiment has its effects."""
 
 import gzip
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.benchmark import Measurement, TaskSpec, Timer
 from torch.utils.data import DataLoader
 
 from d2l_lightning.data.kaggle_house import BUNDLED
+from d2l_lightning.plots import style
 from tests.conftest import ROOT, own_flags, run_outputs
 from tests.data.test_fashion_mnist import write
 
@@ -28,9 +30,9 @@ DEEP = "--num_layers 3 --width 6 --sigmas 0.1 --activations tanh --depths 1"
 LEARNED = "--data_dir {more_images} --batch_size 4 --max_epochs 5 --lr 0.5 --sigma 0.1"
 SPLIT = "--validate_on_test false --val_fraction 0.3"
 
-# For each experiment, flags of a quick run, and then, flag by flag, another value and what must change with
-# it: patterns of the names in `run_outputs`. Whatever matches one must change; without any pattern, something
-# must. Words after the value are flags that it needs.
+# For each experiment: the flags of a quick run, and for each flag another value and the outputs that must
+# change with it, as patterns of the names in `run_outputs`. All outputs that match must change. The words
+# after the value are other flags that it needs.
 CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
     (
         "activations",
@@ -48,6 +50,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "activation": ("tanh", "weights/*", "hparams/*/activation"),
             "lambd": ("0.1", "weights/*", "hparams/*/lambd"),
             "batch_size": ("8", "weights/*", "results/memory/over_depth/*/[it]*"),
+            "flip": ("true", "weights/*"),
             "lr": ("0.2", "weights/*", "hparams/*/lr"),
             "sigma": ("0.1", "weights/*", "hparams/*/sigma"),
             "memory_batch_sizes": ("4 16", "results/memory/over_batch_size/2/[it]*"),
@@ -79,9 +82,18 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "noise": ("0.2", "results/*"),
             "batch_size": ("5", "results/frozen_error", "results/online_error"),
             "lr": ("0.02", "results/frozen_error", "results/online_error"),
+            "loss": ("absolute", "results/frozen_error", "results/online_error"),
+            "sigma": ("0.5", "results/frozen_error", "results/online_error"),
+            "bias": ("false", "results/frozen_error", "results/online_error"),
+            "optimizer": ("adamw", "results/frozen_error", "results/online_error"),
             "frozen_after": ("0.5", "results/*"),
             "seed": ("1", "results/*"),
         },
+    ),
+    (
+        "concept_shift",
+        "--num_rows 200 --loss huber",
+        {"huber_threshold": ("0.1", "results/frozen_error", "results/online_error")},
     ),
     (
         "correct_shift",
@@ -128,6 +140,9 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "num_permutations": ("9", "results/detector/p_value", "results/detector/power"),
             "batch_size": ("8", "results/risk_*"),
             "lr": ("0.1", "results/risk_*"),
+            "sigma": ("0.5", "results/risk_*"),
+            "bias": ("false", "results/risk_*"),
+            "optimizer": ("adamw", "results/risk_*"),
             "data_dir": ("{other_more_images}", "printed/with shift"),
             "seed": ("1", "results/risk_*", "results/weight_correlation", "printed/with*"),
         },
@@ -163,6 +178,11 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
         {"neighborhoods": ("NAmes OldTown", "results/risk_*", "printed/rows of the*")},
     ),
     (
+        "covariate_shift_houses",
+        f"--hidden_sizes 4 --data_dir {{houses}} --max_epochs 1 {DOMAIN}",
+        {"activation": ("tanh", "results/risk_*"), "dropout": ("0.5", "results/risk_*")},
+    ),
+    (
         "covariate_shift_images",
         f"{IMAGES} --data_dir {{more_images}} --num_source 60 --source_share 0.3 --target_share 0.7 {DOMAIN}",
         {
@@ -178,6 +198,8 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "cap": ("1.01", "results/weight_correlation", "results/risk_corrected"),
             "num_permutations": ("9", "results/detector/p_value"),
             "lr": ("0.1", "results/risk_*"),
+            "sigma": ("0.5", "results/risk_*"),
+            "optimizer": ("adamw", "results/risk_*"),
             "batch_size": ("8", "results/risk_*"),
             "data_dir": ("{other_more_images}", "results/risk_*"),
             "seed": ("1", "results/risk_*", "results/weight_correlation"),
@@ -190,6 +212,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "hidden_sizes": ("7 6", "weights/*", "hparams/*/hidden_sizes"),
             "dropouts": ("0.3 0.5", "weights/*", "hparams/*/dropouts", "results/uncertainty/*e"),
             "batch_size": ("8", "weights/*"),
+            "flip": ("true", "weights/*"),
             "lr": ("0.1", "weights/*", "hparams/*/lr"),
             "sigma": ("0.1", "weights/*", "hparams/*/sigma"),
             "weight_decay": ("0.1", "weights/with_decay", "hparams/with_decay/weight_decay"),
@@ -213,6 +236,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "num_matrices": ("4", "results/product_max_abs"),
             "matrix_size": ("4", "results/product_max_abs"),
             "batch_size": ("8", "results/training/*/test_loss", "results/symmetry/random/spread"),
+            "flip": ("true", "results/training/*/test_loss"),
             "lr": ("0.5", "results/training/*/test_loss", "results/symmetry/random/spread"),
             "val_fraction": ("0.5", "metrics/*val/loss", "results/training/*/test_loss"),
             "validate_on_test": ("true", "metrics/*val/loss", "results/training/*/test_loss"),
@@ -243,6 +267,13 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
         f"{LEARNED} --val_fraction 0.3 --num_target 60 --hidden_sizes 32",
         {
             "hidden_sizes": ("31", "weights/*", "hparams/*/hidden_sizes"),
+            "activation": ("tanh", "weights/*", "hparams/*/activation"),
+            "initialization": ("kaiming", "weights/*", "hparams/*/initialization"),
+            "dropouts": ("0.1", "weights/*", "hparams/*/dropouts"),
+            "batch_norm": ("true", "weights/*", "hparams/*/batch_norm"),
+            "label_smoothing": ("0.1", "weights/*", "hparams/*/label_smoothing"),
+            "schedule": ("one_cycle", "weights/*", "hparams/*/schedule"),
+            "weight_decay": ("0.001", "weights/*", "hparams/*/weight_decay"),
             "concentration": ("3", "results/shares/target/shirt", "weights/after", "weights/oracle"),
             "num_target": ("70", "results/total_variation", "weights/after", "weights/oracle"),
             "soft": ("true", "results/condition", "results/total_variation", "weights/after"),
@@ -253,6 +284,11 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "data_dir": ("{other_more_images}", "weights/*"),
             "seed": ("2", "weights/*", "results/shares/target/shirt"),
         },
+    ),
+    (
+        "label_shift",
+        f"{LEARNED} --val_fraction 0.3 --num_target 60 --hidden_sizes 32 --lr 0.1",
+        {"optimizer": ("adamw", "weights/*", "hparams/*/optimizer")},
     ),
     (
         "linear_regression",
@@ -336,10 +372,16 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
         },
     ),
     (
+        "polynomial_regression",
+        "--max_epochs 1 --degrees 1 --epochs 2 --max_degree 3 --num_train 30 --num_val 20 --loss huber",
+        {"huber_threshold": ("0.1", "weights/*", "hparams/*/huber_threshold", "results/selection/*_loss")},
+    ),
+    (
         "softmax_regression",
         f"{IMAGES} {SPLIT}",
         {
             "batch_size": ("8", "weights/*"),
+            "flip": ("true", "weights/*"),
             "lr": ("0.2", "weights/*", "hparams/*/lr"),
             "sigma": ("0.1", "weights/*", "hparams/*/sigma"),
             "val_fraction": ("0.5", "weights/*", "metrics/*val/loss"),
@@ -377,7 +419,7 @@ EXPERIMENTS = sorted({path.stem for path in (ROOT / "experiments").glob("*.py")}
 
 
 def houses(folder: Path, first: int) -> Path:
-    """Write every twelfth of the houses, beginning with a given one."""
+    """Write every twelfth house, starting with a given one."""
     folder.mkdir()
     for kind in ("train", "test"):
         with gzip.open(BUNDLED / f"kaggle_house_pred_{kind}.csv.gz", "rt") as stream:
@@ -400,7 +442,7 @@ def tables(folder: Path) -> Path:
 
 
 class Runs:
-    """Runs experiments in a folder, each with the same flags once."""
+    """Runs experiments in a folder; runs with the same flags are made once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -426,8 +468,8 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     with pytest.MonkeyPatch.context() as patch:
-        # Most of the time would go into pictures that nobody looks at.
-        patch.setattr(Figure, "savefig", lambda self, path: Path(path).write_bytes(b""))
+        # A figure that cannot be drawn is a warning. Drawing would take most of the time.
+        patch.delattr(style, "default_style")
         patch.setenv("COLUMNS", "200")
         yield Runs(tmp_path_factory.mktemp("settings"))
 
@@ -457,7 +499,7 @@ def test_the_table_has_every_flag(name: str) -> None:
     ],
     ids=[f"{name}-{flag}" for name, _, changes in CASES for flag in changes if flag != "seed"],
 )
-def test_a_flag_changes_what_it_is_for(
+def test_a_flag_changes_its_outputs(
     name: str, flags: str, flag: str, change: tuple[str, ...], runs: Runs
 ) -> None:
     value, *patterns = change
@@ -468,7 +510,7 @@ SEEDS = {name: (flags, *changes["seed"]) for name, flags, changes in CASES if "s
 
 
 @pytest.mark.parametrize("name", SEEDS)
-def test_data_and_order_depend_on_the_seed_whatever_the_initial_weights(
+def test_data_and_order_depend_on_the_seed_with_equal_initial_weights(
     name: str, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags, seed, *patterns = SEEDS[name]
@@ -491,39 +533,39 @@ def test_initial_weights_depend_on_the_seed(name: str, runs: Runs) -> None:
 
 
 @pytest.mark.parametrize("loader", ["framework", "scratch"])
-def test_linear_regression_takes_its_batches_from_the_loader_that_is_asked_for(
+def test_the_loader_flag_of_linear_regression_selects_the_loader(
     loader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = []
     fit = Trainer.fit
 
-    def watched(trainer: Trainer, model: Any, data: Any) -> None:
+    def recorded(trainer: Trainer, model: Any, data: Any) -> None:
         fit(trainer, model, data)
         used.append(type(trainer.train_dataloader))
 
-    monkeypatch.setattr(Trainer, "fit", watched)
+    monkeypatch.setattr(Trainer, "fit", recorded)
     run_outputs("linear_regression", tmp_path / "run", "--max_epochs", "1", "--loader", loader)
     assert [issubclass(kind, DataLoader) for kind in used] == [loader == "framework"] * 2
 
 
-def test_vectorization_times_as_many_blocks_as_are_asked_for(
+def test_the_repeats_flag_of_vectorization_sets_the_number_of_timed_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Every run takes a second, so that the least time of all blocks is their number.
-    asked = []
+    # Every run takes a second, so the least total time in seconds is the number of runs.
+    least_times = []
 
     def blocked_autorange(timer: Timer, min_run_time: float) -> Measurement:
-        asked.append(min_run_time)
+        least_times.append(min_run_time)
         return timer.timeit(1)
 
     monkeypatch.setattr(Timer, "timeit", lambda *_: Measurement(1, [1.0], TaskSpec("", "")))
     monkeypatch.setattr(Timer, "blocked_autorange", blocked_autorange)
     outputs = run_outputs("vectorization", tmp_path / "run", "--n", "2", "3", "--repeats", "7")
-    assert asked == [7.0] * 4
+    assert least_times == [7.0] * 4
     assert outputs["results/loop_seconds"] == outputs["results/vectorized_seconds"] == [1.0, 1.0]
 
 
-def test_initialization_draws_the_variances_of_every_depth(
+def test_initialization_draws_the_variances_at_all_depths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: set[tuple[float, ...]] = set()
@@ -533,10 +575,11 @@ def test_initialization_draws_the_variances_of_every_depth(
         Path(path).write_bytes(b"")
 
     monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(style, "default_style", nullcontext, raising=False)
     flags = next(flags for name, flags, _ in CASES if name == "initialization")
     images = write(tmp_path / "data", (120, 12))
     run_outputs(
         "initialization", tmp_path / "run", *flags.format(images=images).split(), "--depths", "1", "4", "7"
     )
-    # Beside them stands the depth that is trained, 2; the deepest is drawn layer by layer.
+    # The depth that is trained, 2, is drawn too. The deepest network is drawn layer by layer.
     assert {(1, 2, 4, 7), (1, 2, 3, 4, 5, 6, 7)} <= drawn

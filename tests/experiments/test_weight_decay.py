@@ -1,4 +1,4 @@
-"""The job tells the norms and losses that its fits have."""
+"""The weight decay experiment reports the norms and losses of its fits."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ def by_model(results: dict[str, Any]) -> dict[tuple[str, float], dict[str, Any]]
     return {(fit["model"], fit["lambda"]): fit for fit in results["fits"]}
 
 
-def test_section_3_7(
+def test_norms_and_losses_of_section_3_7_are_those_of_the_models(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], trainer: Callable[..., Trainer]
 ) -> None:
     results = run_results("weight_decay", tmp_path / "run")
@@ -28,7 +28,7 @@ def test_section_3_7(
         assert much["val_loss"] < none["val_loss"]
         assert much["train_loss"] > none["train_loss"]
         assert none["l2_penalty"] == pytest.approx(none["w_norm"] ** 2 / 2)
-    # The norms are those of the models, which stand beside the book's figures in tests of their own.
+    # The tests of the models compare these norms with the book's.
     makers: dict[str, Callable[[float], Any]] = {
         "scratch": lambda lambd: WeightDecayScratch(200, lambd),
         "concise": lambda lambd: WeightDecay(200, lambd, sigma=None),
@@ -46,14 +46,14 @@ def test_section_3_7(
             assert fit[f"{stage}_loss"] == pytest.approx(loss, rel=1e-4), (model, lambd, stage)
     assert fits["l1 proximal", 0.05]["zero_weights"] > 80
     assert fits["l1 subgradient", 0.05]["zero_weights"] == 0
-    said = capsys.readouterr().out
-    assert "0.009949" in said
-    assert "the layer's own" in said
+    printed = capsys.readouterr().out
+    assert "0.009949" in printed
+    assert "the layer's own" in printed
     figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
     assert figures == {"learning_curves", "path"}
 
 
-def test_the_path_over_lambda(tmp_path: Path) -> None:
+def test_weights_shrink_along_the_path_over_lambda(tmp_path: Path) -> None:
     path = run_results("weight_decay", tmp_path / "run", "--lambdas", "0", "--l1_lambdas")["path"]
     assert len(path["lambda"]) == 32
     assert path["lambda"][0] == pytest.approx(0.03)
@@ -63,25 +63,27 @@ def test_the_path_over_lambda(tmp_path: Path) -> None:
     assert path["val_loss"][-1] < path["val_loss"][0]
 
 
-def test_a_member_of_the_path_is_a_fit_alone(tmp_path: Path) -> None:
+def test_a_member_of_the_path_has_the_results_of_a_fit_of_its_own(tmp_path: Path) -> None:
     flags = ["--l1_lambdas", "--path_members", "2", "--path_from", "0.5", "--path_to", "3"]
     results = run_results("weight_decay", tmp_path / "run", "--lambdas", "0.5", "3", *flags)
     fits = by_model(results)
     for k, lambd in enumerate((0.5, 3.0)):
-        for figure in ("w_norm", "train_loss", "val_loss"):
-            assert results["path"][figure][k] == pytest.approx(fits["scratch", lambd][figure], rel=1e-4)
+        for name in ("w_norm", "train_loss", "val_loss"):
+            assert results["path"][name][k] == pytest.approx(fits["scratch", lambd][name], rel=1e-4)
 
 
-def test_section_4_5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_other_config_gives_the_norms_of_section_4_5(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = ["--config", "configs/weight_decay_4_5.yaml"]
     fits = by_model(run_results("weight_decay", tmp_path / "run", *config, "--path_members", "0"))
     for model in ("scratch", "concise"):
         assert 12 < fits[model, 0.0]["w_norm"] < 16
         assert 0.2 < fits[model, 3.0]["w_norm"] < 0.6
         assert fits[model, 3.0]["val_loss"] < fits[model, 0.0]["val_loss"] / 100
-    for lambd in (0.0, 3.0):  # the same loss, the same weights to begin with: the same fit
-        for figure in ("w_norm", "val_loss"):
-            assert fits["scratch", lambd][figure] == pytest.approx(fits["concise", lambd][figure], rel=1e-4)
+    for lambd in (0.0, 3.0):  # the same loss and initial weights give the same fit
+        for name in ("w_norm", "val_loss"):
+            assert fits["scratch", lambd][name] == pytest.approx(fits["concise", lambd][name], rel=1e-4)
     assert fits["l1 proximal", 1.5]["zero_weights"] > 150
     assert "13.26" in capsys.readouterr().out
     assert not (tmp_path / "run" / "figures" / "path.png").exists()

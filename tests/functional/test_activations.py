@@ -1,4 +1,4 @@
-"""Activations and their derivatives against torch's and autograd."""
+"""Activations and their derivatives, compared with torch and autograd."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ NUMBERS = st.lists(st.floats(-50, 50), max_size=20).map(
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @given(NUMBERS)
-def test_values_and_derivatives(name: str, x: Tensor) -> None:
+def test_values_and_derivatives_equal_torchs(name: str, x: Tensor) -> None:
     ours, derivative, theirs = FUNCTIONS[name]
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-9, atol=1e-12)
     for function in (ours, theirs):  # at 0 as well
@@ -39,16 +39,16 @@ def test_values_and_derivatives(name: str, x: Tensor) -> None:
         torch.testing.assert_close(derivative(x), gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_at_zero() -> None:
+def test_derivatives_at_zero() -> None:
     zero = torch.zeros(1)
     derivatives = {name: derivative(zero).item() for name, (_, derivative, _) in FUNCTIONS.items()}
     assert derivatives == pytest.approx({"relu": 0, "prelu": ALPHA, "sigmoid": 0.25, "tanh": 1})
 
 
-def test_what_is_no_number_stays_none() -> None:
+def test_relu_keeps_nan() -> None:
     assert a.relu(torch.tensor([float("nan")])).isnan()
 
 
-def test_the_scratch_relu_is_the_layers() -> None:
+def test_relu_equals_the_layer() -> None:
     x = torch.randn(100)
     assert torch.equal(a.relu(x), nn.ReLU()(x))

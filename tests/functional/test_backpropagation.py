@@ -1,4 +1,4 @@
-"""Backpropagation by hand against autograd, and against differences."""
+"""Backpropagation by formulas, compared with autograd and with differences."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def draw(seed: int, B: int, d: int, h: int, q: int) -> tuple[Tensor, Tensor, Ten
     name=st.sampled_from(sorted(FUNCTIONS)),
     weighted=st.booleans(),
 )
-def test_gradients_are_autograds(
+def test_gradients_equal_autograds(
     seed: int, sizes: tuple[int, int, int, int], lambd: float, name: str, weighted: bool
 ) -> None:
     X, y, weight, parameters = draw(seed, *sizes)
@@ -43,7 +43,7 @@ def test_gradients_are_autograds(
     variables = forward(X, y, parameters, phi, lambd, given_weight)
     ours = backward(X, y, parameters, variables, phi_derivative, lambd, given_weight)
 
-    # The framework's own parts, with none of this project's.
+    # Only the framework's functions.
     leaves = [p.clone().requires_grad_() for p in parameters]
     W1, b1, W2, b2 = leaves
     losses = F.cross_entropy(F.linear(theirs(F.linear(X, W1, b1)), W2, b2), y, reduction="none")
@@ -54,7 +54,7 @@ def test_gradients_are_autograds(
         torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-10)
 
 
-def test_gradients_are_what_small_differences_say() -> None:
+def test_gradients_equal_small_differences() -> None:
     X, y, _, parameters = draw(3, 6, 4, 5, 3)
     phi, phi_derivative, _ = FUNCTIONS["tanh"]
     gradients = backward(X, y, parameters, forward(X, y, parameters, phi, 0.1), phi_derivative, 0.1)

@@ -1,4 +1,4 @@
-"""Softmax, cross-entropy and hits against torch's and torchmetrics'."""
+"""Softmax, cross-entropy and accuracy, compared with torch and torchmetrics."""
 
 import math
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from d2l_lightning.errors import InputError
-from d2l_lightning.functional.classification import cross_entropy, hits, softmax
+from d2l_lightning.functional.classification import correct_predictions, cross_entropy, softmax
 
 
 def draw(seed: int, scale: float) -> tuple[Tensor, Tensor]:
@@ -21,12 +21,12 @@ def draw(seed: int, scale: float) -> tuple[Tensor, Tensor]:
 
 
 @given(st.integers(0, 1000), st.sampled_from([1e-3, 1.0, 30.0, 1e4]))
-def test_they_are_torchs(seed: int, scale: float) -> None:
+def test_values_equal_torchs(seed: int, scale: float) -> None:
     logits, y = draw(seed, scale)
     torch.testing.assert_close(softmax(logits), F.softmax(logits, dim=1))
     torch.testing.assert_close(softmax(logits).sum(dim=1), torch.ones(12, dtype=torch.float64))
     torch.testing.assert_close(cross_entropy(logits, y), F.cross_entropy(logits, y, reduction="none"))
-    assert hits(logits, y).mean().item() == pytest.approx(
+    assert correct_predictions(logits, y).mean().item() == pytest.approx(
         multiclass_accuracy(logits, y, 5, average="micro").item()
     )
 
@@ -46,6 +46,6 @@ def test_nothing_overflows() -> None:
     assert cross_entropy(torch.zeros(1, 10), torch.tensor([3])).item() == pytest.approx(math.log(10))
 
 
-def test_shapes_that_do_not_match() -> None:
+def test_shapes_that_do_not_match_are_an_error() -> None:
     with pytest.raises(InputError, match=r"logits of shape \(4, 3\) do not go with y of shape \(4, 1\)"):
         cross_entropy(torch.zeros(4, 3), torch.zeros(4, 1, dtype=torch.int64))

@@ -1,14 +1,23 @@
-"""The linear model's formulas against independent references."""
+"""Formulas of the linear model against independent references."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.linear_model import LinearRegression as SklearnRegression
 from torch import Tensor
 
 from d2l_lightning.errors import InputError
-from d2l_lightning.functional.linear import least_squares, linear, sgd_update
+from d2l_lightning.functional.linear import (
+    least_squares,
+    least_squares_losses,
+    least_squares_with_bias,
+    linear,
+    medians_by_amount,
+    nested_least_squares_losses,
+    sgd_update,
+)
 
 
 def draw(n: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -18,28 +27,28 @@ def draw(n: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @given(st.integers(1, 8), st.integers(0, 20), st.integers(0, 1000))
-def test_least_squares_is_numpys(d: int, more: int, seed: int) -> None:
-    X, y = draw(d + more, d, seed)
+def test_least_squares_agrees_with_numpy(d: int, extra: int, seed: int) -> None:
+    X, y = draw(d + extra, d, seed)
     if torch.linalg.cond(X) < 1e6:
         expected = np.linalg.lstsq(X.numpy(), y.numpy(), rcond=None)[0]
         np.testing.assert_allclose(least_squares(X, y), expected, rtol=1e-7, atol=1e-9)
 
 
 @given(st.integers(0, 1000))
-def test_no_other_weights_have_less_loss(seed: int) -> None:
+def test_the_residual_is_orthogonal_to_the_features(seed: int) -> None:
     X, y = draw(30, 4, seed)
     residual = y - X @ least_squares(X, y)
     assert (X.T @ residual).abs().max() < 1e-9  # eq. 3.1.8
 
 
-def test_columns_may_differ_in_scale_by_more_than_a_float_resolves() -> None:
+def test_columns_may_differ_in_scale_by_more_than_the_precision_of_a_float() -> None:
     X, y = draw(40, 3, 0)
     scale = torch.tensor([1e-12, 1.0, 1e12], dtype=torch.float64)
     torch.testing.assert_close(least_squares(X * scale, y) * scale, least_squares(X, y))
 
 
-def test_it_does_not_square_the_condition_number() -> None:
-    # Nearly equal columns: the inverse of X^T X has lost all digits of a float32 here.
+def test_least_squares_does_not_square_the_condition_number() -> None:
+    # With nearly equal columns, the inverse of X^T X has no correct digit in float32.
     X = torch.tensor([[1.0, 1.0], [1.0, 1.001], [1.0, 0.999], [1.0, 1.002]])
     w = torch.tensor([2.0, -1.0])
     torch.testing.assert_close(least_squares(X, X @ w), w, rtol=0, atol=2e-3)
@@ -57,13 +66,13 @@ def test_it_does_not_square_the_condition_number() -> None:
         (torch.zeros(0, 2), 0, 2),
     ],
 )
-def test_a_rank_below_the_number_of_columns_is_told(X: Tensor, rank: int, columns: int) -> None:
+def test_a_rank_below_the_number_of_columns_is_an_error(X: Tensor, rank: int, columns: int) -> None:
     with pytest.raises(InputError, match=f"X has rank {rank} and {columns} columns"):
         least_squares(X, torch.zeros(len(X)))
 
 
 @pytest.mark.parametrize("n", [100, 1_000_000])
-def test_many_rows_in_single_precision_keep_their_rank(n: int) -> None:
+def test_the_rank_of_many_rows_in_single_precision_is_right(n: int) -> None:
     x = torch.randn(n, generator=torch.Generator().manual_seed(0)) + 10
     X = torch.stack([x, torch.ones(n)], dim=1)
     assert least_squares(X, 2 * x - 3).tolist() == pytest.approx([2, -3], abs=1e-2)
@@ -71,7 +80,7 @@ def test_many_rows_in_single_precision_keep_their_rank(n: int) -> None:
         least_squares(torch.stack([x, torch.ones(n), 3 * x - 1], dim=1), x)
 
 
-def test_bad_input() -> None:
+def test_bad_input_is_an_error() -> None:
     X, y = draw(4, 2, 0)
     with pytest.raises(InputError, match=r"X of shape \(4, 2\) does not go with y of shape \(3,\)"):
         least_squares(X, y[:3])
@@ -85,7 +94,7 @@ def test_bad_input() -> None:
 
 
 @given(st.integers(0, 1000), st.floats(0.001, 1.0))
-def test_a_step_of_sgd_is_the_closed_form_of_the_book(seed: int, lr: float) -> None:
+def test_a_step_of_sgd_is_the_closed_form_of_eq_3_1_11(seed: int, lr: float) -> None:
     X, y = draw(7, 3, seed)
     w, b = draw(1, 3, seed + 1)
     w, b = w[0].requires_grad_(), b[0].requires_grad_()
@@ -97,3 +106,41 @@ def test_a_step_of_sgd_is_the_closed_form_of_the_book(seed: int, lr: float) -> N
         sgd_update(w, w.grad, lr), w - lr / 7 * sum(x * e for x, e in zip(X, error, strict=True))
     )
     torch.testing.assert_close(sgd_update(b, b.grad, lr), b - lr / 7 * error.sum())
+
+
+@given(st.integers(0, 1000))
+def test_the_solution_with_a_bias_agrees_with_scikit_learn(seed: int) -> None:
+    X, y = draw(20, 3, seed)
+    w, b = least_squares_with_bias(X, y)
+    expected = SklearnRegression().fit(X.numpy(), y.numpy())
+    np.testing.assert_allclose(w, expected.coef_, rtol=1e-6, atol=1e-9)
+    assert b.item() == pytest.approx(expected.intercept_, rel=1e-6, abs=1e-9)
+
+
+def test_losses_of_exact_solutions_are_over_the_rows_of_the_solution_and_the_others() -> None:
+    X, y = draw(12, 3, 0)
+    expected = []
+    for d in range(1, 4):
+        w = torch.linalg.lstsq(X[:8, :d], y[:8, None]).solution[:, 0]
+        squares = (X[:, :d] @ w - y) ** 2 / 2
+        expected.append([squares[:8].mean(), squares[8:].mean()])
+    torch.testing.assert_close(least_squares_losses(X, y, 8), torch.tensor(expected[-1], dtype=X.dtype))
+    losses = nested_least_squares_losses(X, y, 8)
+    torch.testing.assert_close(losses, torch.tensor(expected, dtype=X.dtype))
+    # Two rows determine two weights only; none determines the weight of a column of zeros.
+    assert len(nested_least_squares_losses(X, y, 2)) == 2
+    with pytest.raises(InputError, match="rank 0 and 1 columns"):
+        nested_least_squares_losses(torch.zeros(4, 2), torch.zeros(4), 2)
+
+
+def test_medians_leave_out_amounts_that_are_too_few() -> None:
+    def draws(n: int) -> list[tuple[Tensor, Tensor]]:
+        return [(torch.ones(n, 1), torch.full((n,), float(n * factor))) for factor in (1, 5, 2)]
+
+    def measure(X: Tensor, y: Tensor) -> Tensor:
+        if len(y) < 3:
+            raise InputError("too few")
+        return torch.stack([y.mean(), -y.mean()])
+
+    medians = medians_by_amount(measure, ["mean", "negative"], draws, [2, 3, 4])
+    assert medians == {"n": [3, 4], "mean": [6, 8], "negative": [-6, -8]}

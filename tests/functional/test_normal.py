@@ -17,14 +17,12 @@ def reference(mean: float, std: float) -> Normal:
 
 
 @given(st.floats(-5, 5), st.floats(0.1, 4))
-def test_the_density_is_that_of_torch(mean: float, std: float) -> None:
+def test_the_density_agrees_with_torch(mean: float, std: float) -> None:
     torch.testing.assert_close(normal_density(X, mean, std), reference(mean, std).log_prob(X).exp())
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.0, 2.0), (3.0, 1.0)])
-def test_a_density_has_an_area_of_one_and_a_share_of_68_percent_within_one_deviation(
-    mean: float, std: float
-) -> None:
+def test_a_density_has_integral_1_and_68_percent_of_it_within_one_deviation(mean: float, std: float) -> None:
     p = normal_density(X, mean, std)
     assert torch.trapezoid(p, X).item() == pytest.approx(1)
     within = (X - mean).abs() <= std + 1e-9
@@ -32,14 +30,14 @@ def test_a_density_has_an_area_of_one_and_a_share_of_68_percent_within_one_devia
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 4))
-def test_the_likelihood_is_that_of_torch(seed: int, std: float) -> None:
+def test_the_likelihood_agrees_with_torch(seed: int, std: float) -> None:
     y_hat, y = torch.randn(2, 9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     expected = -Normal(y_hat, torch.tensor(std, dtype=torch.float64)).log_prob(y).sum()
     torch.testing.assert_close(gaussian_negative_log_likelihood(y_hat, y, std), expected)
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
-def test_a_standard_deviation_must_be_positive(std: float) -> None:
+def test_a_standard_deviation_that_is_not_positive_is_an_error(std: float) -> None:
     with pytest.raises(InputError, match="std must be positive"):
         normal_density(X, 0.0, std)
     with pytest.raises(InputError, match="std must be positive"):

@@ -19,12 +19,12 @@ def test_penalties_are_norms(w: torch.Tensor) -> None:
 
 
 @given(WEIGHTS, st.floats(0, 5))
-def test_the_soft_threshold_is_torchs(w: torch.Tensor, threshold: float) -> None:
+def test_the_soft_threshold_agrees_with_torch(w: torch.Tensor, threshold: float) -> None:
     assert torch.equal(soft_threshold(w, threshold), F.softshrink(w, threshold))
 
 
 @given(st.floats(-3, 3), st.floats(0, 2))
-def test_the_soft_threshold_minimises_penalty_and_distance(w: float, threshold: float) -> None:
+def test_the_soft_threshold_minimises_penalty_plus_distance(w: float, threshold: float) -> None:
     v = torch.linspace(-4, 4, 8001, dtype=torch.float64)
     cost = threshold * v.abs() + (v - w) ** 2 / 2
     best = v[cost.argmin()]

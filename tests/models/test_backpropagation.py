@@ -1,4 +1,4 @@
-"""The perceptron that computes its own gradients trains as autograd would train it."""
+"""The perceptron that computes its own gradients equals one that autograd trains."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +10,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from d2l_lightning.errors import DivergenceError, InputError
-from d2l_lightning.models.backpropagation import Activation, BackpropagationMLP
+from d2l_lightning.models.backpropagation import Activation, BackpropagationMLP, gradient_errors
+from d2l_lightning.models.base import SupervisedModule
 from d2l_lightning.models.mlp import MLPScratch
-from d2l_lightning.module import SupervisedModule
 from tests.models.test_classifiers import SIZES, Blobs
 from tests.models.test_linear_regression import step_losses
 
@@ -29,7 +29,7 @@ class Automatic(BackpropagationMLP):
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
-def test_every_step_is_that_of_autograd(trainer: Callable[..., Trainer], activation: Activation) -> None:
+def test_every_step_equals_autograds(trainer: Callable[..., Trainer], activation: Activation) -> None:
     ours = model_of(activation=activation).double()
     theirs = Automatic(**ours.hparams)
     theirs.automatic_optimization = True
@@ -49,7 +49,7 @@ def test_it_trains_without_autograd(trainer: Callable[..., Trainer]) -> None:
     model = model_of(lr=0.5)
 
     def refuse(*_: Any) -> None:
-        raise AssertionError("autograd was asked")
+        raise AssertionError("autograd was used")
 
     for parameter in model.parameters():
         parameter.register_hook(refuse)
@@ -57,12 +57,12 @@ def test_it_trains_without_autograd(trainer: Callable[..., Trainer]) -> None:
     assert model.evaluated["val/accuracy"] > 0.9
 
 
-def test_weighted_examples_count_as_often_as_their_weight_says() -> None:
+def test_weighted_examples_equal_repeated_examples() -> None:
     model, data = model_of().double(), Blobs(torch.float64)
     weight = torch.arange(1, 11, dtype=torch.float64) % 4
     X, y = data.X[:10], data.y[:10]
     times = weight.long()
-    weight *= (times > 0).sum() / times.sum()  # a mean of 1 over those that count
+    weight *= (times > 0).sum() / times.sum()  # a mean of 1 over those with a weight
     J, gradients = model.gradients(X, y, weight)
     J_repeated, repeated = model.gradients(X.repeat_interleave(times, 0), y.repeat_interleave(times))
     torch.testing.assert_close(J, J_repeated)
@@ -70,16 +70,17 @@ def test_weighted_examples_count_as_often_as_their_weight_says() -> None:
     torch.testing.assert_close(J, model.loss(X, y, weight).detach())
 
 
-def test_a_checkpoint_gives_the_model_back(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+def test_a_checkpoint_restores_the_model(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     model, fit = model_of(activation="tanh"), trainer(max_epochs=1)
     fit.fit(model, Blobs())
     fit.save_checkpoint(tmp_path / "m.ckpt", weights_only=True)
-    back = BackpropagationMLP.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
-    assert torch.equal(back(Blobs().X), model(Blobs().X))
-    torch.testing.assert_close(back.gradients(Blobs().X, Blobs().y), model.gradients(Blobs().X, Blobs().y))
+    restored = BackpropagationMLP.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
+    assert torch.equal(restored(Blobs().X), model(Blobs().X))
+    X, y = Blobs().X, Blobs().y
+    torch.testing.assert_close(restored.gradients(X, y), model.gradients(X, y))
 
 
-def test_unregularized_it_is_the_perceptron_from_scratch(trainer: Callable[..., Trainer]) -> None:
+def test_without_penalty_it_equals_the_perceptron_from_scratch(trainer: Callable[..., Trainer]) -> None:
     model = model_of(lambd=0.0).double()
     scratch = MLPScratch(**SIZES, num_hiddens=16).double()
     scratch.load_state_dict({"W1": model.W1.T, "b1": model.b1, "W2": model.W2.T, "b2": model.b2})
@@ -89,25 +90,35 @@ def test_unregularized_it_is_the_perceptron_from_scratch(trainer: Callable[..., 
     torch.testing.assert_close(model.W1.T, scratch.W1, rtol=0, atol=1e-10)
 
 
-def test_a_loss_that_is_no_number_is_told_without_advice_to_clip(trainer: Callable[..., Trainer]) -> None:
+def test_the_error_of_divergence_does_not_advise_clipping(trainer: Callable[..., Trainer]) -> None:
     with pytest.raises(DivergenceError, match=r"a lower lr may help$"):
         trainer(max_epochs=5).fit(model_of(lr=1e30), Blobs())
 
 
-def test_bfloat16_trains_and_scaled_float16_is_refused(trainer: Callable[..., Trainer]) -> None:
+def test_bfloat16_trains_and_scaled_float16_is_an_error(trainer: Callable[..., Trainer]) -> None:
     model = model_of(lr=0.5)
     trainer(max_epochs=10, precision="bf16-mixed").fit(model, Blobs())
     assert model.W1.dtype == torch.float32
     assert model.evaluated["val/accuracy"] > 0.9
     fit = trainer(max_epochs=1)
-    fit.strategy.precision_plugin.precision = cast(Any, "16-mixed")  # which a CPU has not
+    fit.strategy.precision_plugin.precision = cast(Any, "16-mixed")  # a CPU does not have it
     with pytest.raises(InputError, match="16-mixed scales the loss"):
         fit.fit(model_of(), Blobs())
 
 
-def test_lightning_says_that_it_cannot_clip_by_hand(trainer: Callable[..., Trainer]) -> None:
+def test_clipping_is_an_error(trainer: Callable[..., Trainer]) -> None:
     with pytest.raises(MisconfigurationException, match="gradient clipping is not supported for manual"):
         trainer(max_epochs=1, gradient_clip_val=1.0).fit(model_of(), Blobs())
+
+
+def test_gradient_errors_show_a_wrong_formula() -> None:
+    model = BackpropagationMLP(9, 3, 4, lambd=0.1, sigma=1.0)
+    X, y = torch.rand(5, 9), torch.tensor([0, 1, 2, 1, 0])
+    assert max(gradient_errors(model, X, y).values()) < 1e-12
+    model.phi_derivative = torch.ones_like
+    errors = gradient_errors(model, X, y)
+    assert errors["W1"] > 1e-3
+    assert errors["W2"] < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -119,6 +130,6 @@ def test_lightning_says_that_it_cannot_clip_by_hand(trainer: Callable[..., Train
         ({"lr": 0.0}, "lr must be positive"),
     ],
 )
-def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_an_error(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         model_of(**settings)

@@ -1,4 +1,4 @@
-"""Classifiers from scratch and concisely: the same thing at every step."""
+"""Classifiers: models from scratch equal their concise twins, and each setting has its effect."""
 
 import copy
 from collections.abc import Callable
@@ -11,13 +11,17 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from d2l_lightning.batches import ShuffledBatches
-from d2l_lightning.data.fashion_mnist import RowLoader
+from d2l_lightning.data.batches import RowLoader, ShuffledBatches, gather_from
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.stacked import StackedModule
 from d2l_lightning.errors import DivergenceError, InputError
-from d2l_lightning.models.dropout_mlp import DropoutMLP, DropoutMLPScratch, probabilities_under_dropout
-from d2l_lightning.models.layers import initialize, make_activation
+from d2l_lightning.models.dropout_mlp import (
+    DropoutMLP,
+    DropoutMLPScratch,
+    probabilities_under_dropout,
+    uncertainty_under_dropout,
+)
+from d2l_lightning.models.layers import make_activation
 from d2l_lightning.models.mlp import MLP, MLPScratch
 from d2l_lightning.models.softmax_regression import SoftmaxRegression, SoftmaxRegressionScratch
 from tests.models.test_linear_regression import step_losses
@@ -26,7 +30,7 @@ SIZES: dict[str, Any] = {"num_inputs": 36, "num_outputs": 4}
 
 
 class Blobs(LightningDataModule):
-    """Images of 6 by 6 whose class is where they are brightest."""
+    """Images of 6 by 6 pixels; the brightest of the first rows is the class."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -75,7 +79,7 @@ def dropout_twins(*dropouts: float) -> tuple[Any, Any]:
     "twins", [softmax_twins, mlp_twins, dropout_twins], ids=["softmax regression", "mlp", "dropout off"]
 )
 @pytest.mark.parametrize("clip", [None, 0.2])
-def test_scratch_is_concise_at_every_step(
+def test_models_from_scratch_equal_concise_ones_at_every_step(
     trainer: Callable[..., Trainer], twins: Callable[[], tuple[Any, Any]], clip: float | None
 ) -> None:
     scratch, concise = twins()
@@ -90,7 +94,7 @@ def test_scratch_is_concise_at_every_step(
     torch.testing.assert_close(scratch(X), concise(X), rtol=1e-4, atol=1e-5)
 
 
-def test_metrics_are_over_the_epochs_rows(trainer: Callable[..., Trainer]) -> None:
+def test_metrics_are_means_over_the_rows_of_an_epoch(trainer: Callable[..., Trainer]) -> None:
     model, data = SoftmaxRegression(**SIZES, lr=0.5), Blobs()
     trainer(max_epochs=5).fit(model, data)
     logits = model(data.X)
@@ -99,20 +103,20 @@ def test_metrics_are_over_the_epochs_rows(trainer: Callable[..., Trainer]) -> No
     assert model.evaluated["val/accuracy"] > 0.9
 
 
-def test_hidden_layers_are_as_asked_for() -> None:
+def test_hidden_layers_have_the_given_sizes() -> None:
     model = MLP(hidden_sizes=[8, 3], activation="tanh")
     assert [type(layer).__name__ for layer in model.net] == ["Linear", "Tanh", "Linear", "Tanh", "Linear"]
     assert [layer.out_features for layer in model.net if isinstance(layer, nn.Linear)] == [8, 3, 10]
     assert model(torch.rand(2, 28, 28)).shape == (2, 10)
 
 
-def test_identity_layers_together_are_a_linear_one() -> None:
+def test_layers_with_the_identity_form_a_linear_model() -> None:
     model = MLP(**SIZES, hidden_sizes=[9, 7], activation="identity", initialization="default").double()
     a, b, mean = torch.rand(5, 36).double(), torch.rand(5, 36).double(), torch.tensor(0.3).double()
     torch.testing.assert_close(model(torch.lerp(a, b, mean)), torch.lerp(model(a), model(b), mean))
 
 
-def test_a_dropout_perceptron_is_a_perceptron_with_dropout(trainer: Callable[..., Trainer]) -> None:
+def test_a_dropout_perceptron_equals_a_perceptron_with_dropout(trainer: Callable[..., Trainer]) -> None:
     torch.manual_seed(3)
     dropout = DropoutMLP(**SIZES, hidden_sizes=[16, 8], weight_decay=0.01)
     other = MLP(**SIZES, hidden_sizes=[16, 8], dropouts=[0.2, 0.5], lr=0.5, weight_decay=0.01)
@@ -124,28 +128,28 @@ def test_a_dropout_perceptron_is_a_perceptron_with_dropout(trainer: Callable[...
     assert losses[0] == losses[1]
 
 
-def test_smoothed_labels_are_those_of_training_alone() -> None:
+def test_labels_are_smoothed_in_training_only() -> None:
     model, data = MLP(**SIZES, label_smoothing=0.2), Blobs()
     log_p = model(data.X).log_softmax(dim=1)
     truth = 0.8 * nn.functional.one_hot(data.y, 4) + 0.2 / 4
     torch.testing.assert_close(model.loss(data.X, data.y), -(truth * log_p).sum(dim=1).mean())
     model.eval()
-    told = model.example_metrics(data.X, data.y)["loss"].mean()
-    torch.testing.assert_close(told, nn.functional.nll_loss(log_p, data.y))
+    loss = model.example_metrics(data.X, data.y)["loss"].mean()
+    torch.testing.assert_close(loss, nn.functional.nll_loss(log_p, data.y))
 
 
-def test_one_cycle_goes_up_to_the_learning_rate_and_down_again(trainer: Callable[..., Trainer]) -> None:
+def test_one_cycle_raises_the_learning_rate_and_lowers_it_again(trainer: Callable[..., Trainer]) -> None:
     model = MLP(**SIZES, optimizer="adamw", schedule="one_cycle", lr=0.02, weight_decay=0.1)
     rates: list[float] = []
 
-    class Watch(Callback):
+    class Recorder(Callback):
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
             assert isinstance(optimizer, torch.optim.AdamW)
             assert optimizer.param_groups[0]["weight_decay"] == 0.1
-            assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)  # the cycle is the learning rate's
+            assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)  # only the learning rate changes
             rates.append(optimizer.param_groups[0]["lr"])
 
-    trainer(max_epochs=10, callbacks=[Watch()]).fit(model, Blobs())
+    trainer(max_epochs=10, callbacks=[Recorder()]).fit(model, Blobs())
     assert len(rates) == 70
     top = rates.index(max(rates))
     assert max(rates) == pytest.approx(0.02, rel=0.01)
@@ -156,64 +160,41 @@ def test_one_cycle_goes_up_to_the_learning_rate_and_down_again(trainer: Callable
 
 
 @pytest.mark.parametrize("flags", [{"max_epochs": -1}, {"max_steps": 0}, {"limit_train_batches": 0}])
-def test_one_cycle_needs_an_end(trainer: Callable[..., Trainer], flags: dict[str, Any]) -> None:
+def test_one_cycle_needs_a_last_step(trainer: Callable[..., Trainer], flags: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="one_cycle needs steps, and max_epochs or max_steps"):
         trainer(**flags).fit(MLP(**SIZES, schedule="one_cycle"), Blobs())
 
 
-def test_members_of_a_stack_take_one_cycle_as_alone(trainer: Callable[..., Trainer]) -> None:
+def test_one_cycle_is_the_same_in_a_stack(trainer: Callable[..., Trainer]) -> None:
     alone = MLP(**SIZES, schedule="one_cycle", lr=0.5)
     stacked = StackedModule([copy.deepcopy(alone), MLP(**SIZES, schedule="one_cycle", lr=0.5)])
     data = Blobs()
     rows = [torch.arange(200)] * 2
     stacks = StackedData(data.X, data.y, {"train": rows, "val": rows}, batch_size=32, seed=0, same_order=True)
     trainer(max_epochs=3).fit(stacked, stacks)
-    loader = RowLoader(data.X, data.y, torch.arange(200), ShuffledBatches(200, 32, seed=0))
+    loader = RowLoader(ShuffledBatches(200, 32, seed=0), gather_from(data.X, data.y))
     trainer(max_epochs=3).fit(alone, loader)
     for ours, theirs in zip(stacked.unstack()[0].parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_adamw_is_clipped_in_mixed_precision(trainer: Callable[..., Trainer]) -> None:
+def test_adamw_trains_with_clipping_in_mixed_precision(trainer: Callable[..., Trainer]) -> None:
     model = MLP(**SIZES, optimizer="adamw", lr=0.01)
     trainer(max_epochs=10, precision="bf16-mixed", gradient_clip_val=1.0).fit(model, Blobs())
     assert model.evaluated["val/accuracy"] > 0.9
 
 
-def test_initial_weights_by_name() -> None:
-    torch.manual_seed(0)
-    n_in, n_out = 400, 300
-    deviations = {
-        "normal": 0.05,
-        "xavier_uniform": (2 / (n_in + n_out)) ** 0.5,
-        "xavier_normal": (2 / (n_in + n_out)) ** 0.5,
-        "kaiming": (2 / n_in) ** 0.5,
-        "default": (1 / (3 * n_in)) ** 0.5,
-    }
-    for name, deviation in deviations.items():
-        layer = nn.Linear(n_in, n_out)
-        initialize(layer, cast(Any, name), sigma=0.05)
-        assert layer.weight.std().item() == pytest.approx(deviation, rel=0.02), name
-        assert layer.weight.mean().item() == pytest.approx(0, abs=0.001)
-        assert (layer.bias.abs().sum() == 0) == (name != "default")
-        if name == "xavier_uniform":  # eq. 4.8.6
-            bound = (6 / (n_in + n_out)) ** 0.5
-            assert layer.weight.abs().max().item() == pytest.approx(bound, rel=0.001)
-
-
 @pytest.mark.parametrize("model", [*softmax_twins(), *mlp_twins()], ids=lambda m: type(m).__name__)
-def test_a_checkpoint_gives_the_model_back(
-    model: Any, trainer: Callable[..., Trainer], tmp_path: Path
-) -> None:
+def test_a_checkpoint_restores_the_model(model: Any, trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     fit = trainer(max_epochs=1)
     fit.fit(model, Blobs())
     fit.save_checkpoint(tmp_path / "m.ckpt", weights_only=True)
-    back = type(model).load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
-    assert torch.equal(back(Blobs().X), model(Blobs().X))
+    restored = type(model).load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
+    assert torch.equal(restored(Blobs().X), model(Blobs().X))
 
 
 @pytest.mark.parametrize("model", [*softmax_twins(), *mlp_twins()], ids=lambda m: type(m).__name__)
-def test_images_that_do_not_fit(model: Any) -> None:
+def test_images_of_a_wrong_shape_or_type_are_an_error(model: Any) -> None:
     with pytest.raises(InputError, match=r"X of shape \(5, 7, 6\) does not go with num_inputs, 36"):
         model(torch.rand(5, 7, 6))
     with pytest.raises(InputError, match=r"must hold floating-point numbers, not torch\.uint8"):
@@ -229,10 +210,10 @@ def test_images_that_do_not_fit(model: Any) -> None:
         (torch.zeros(5), r"y must hold classes, integers, not torch\.float32"),
     ],
 )
-def test_classes_that_do_not_fit(model: Any, y: Tensor, message: str) -> None:
-    for ask in (model.loss, model.example_metrics):
+def test_classes_of_a_wrong_shape_or_type_are_an_error(model: Any, y: Tensor, message: str) -> None:
+    for compute in (model.loss, model.example_metrics):
         with pytest.raises(InputError, match=message):
-            ask(torch.rand(5, 6, 6), y)
+            compute(torch.rand(5, 6, 6), y)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +245,7 @@ def test_classes_that_do_not_fit(model: Any, y: Tensor, message: str) -> None:
         (lambda: make_activation(cast(Any, "")), "activation must be one of"),
     ],
 )
-def test_bad_settings(make: Callable[[], Any], message: str) -> None:
+def test_bad_settings_are_an_error(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
 
@@ -281,31 +262,48 @@ def test_dropout_is_only_active_in_training(place: int) -> None:
     assert torch.equal(model(X), model(X))
 
 
-def test_many_masks_at_once() -> None:
+def test_probabilities_under_many_masks() -> None:
     model, X = dropout_twins(0.3, 0.5)[1].eval(), Blobs().X[:6]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
-    told = probabilities_under_dropout(model, X, 50)
-    assert told.shape == (50, 6, 4)
-    torch.testing.assert_close(told.sum(dim=2), torch.ones(50, 6))
-    assert told.std(dim=0).amax(dim=1).min() > 0.3
+    probabilities = probabilities_under_dropout(model, X, 50)
+    assert probabilities.shape == (50, 6, 4)
+    torch.testing.assert_close(probabilities.sum(dim=2), torch.ones(50, 6))
+    assert probabilities.std(dim=0).amax(dim=1).min() > 0.3
     assert not model.training
-    sure = dropout_twins()[1].eval()
-    expected = sure(X).softmax(dim=1).detach()
-    torch.testing.assert_close(probabilities_under_dropout(sure, X, 3), expected.expand(3, -1, -1))
+    certain = dropout_twins()[1].eval()
+    expected = certain(X).softmax(dim=1).detach()
+    torch.testing.assert_close(probabilities_under_dropout(certain, X, 3), expected.expand(3, -1, -1))
     with pytest.raises(InputError, match="num_masks must be positive"):
-        probabilities_under_dropout(sure, X, 0)
+        probabilities_under_dropout(certain, X, 0)
 
 
-def test_masks_leave_what_batch_norm_has_learned(trainer: Callable[..., Trainer]) -> None:
+def test_uncertainty_is_averaged_over_tenths() -> None:
+    model, data = dropout_twins(0.3, 0.5)[1].eval(), Blobs()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    torch.manual_seed(2)
+    uncertainty = uncertainty_under_dropout(model, data.X, data.y, 20, chunk=200)
+    torch.manual_seed(2)
+    probabilities = probabilities_under_dropout(model, data.X, 20)
+    mean = probabilities.mean(dim=0)
+    spread = probabilities[:, torch.arange(200), mean.argmax(dim=1)].std(dim=0, correction=0)
+    correct = (mean.argmax(dim=1) == data.y).float()
+    order = mean.amax(dim=1).argsort()
+    for name, values in {"confidence": mean.amax(dim=1), "spread": spread, "accuracy": correct}.items():
+        torch.testing.assert_close(torch.tensor(uncertainty[name]), values[order].view(10, 20).mean(dim=1))
+
+
+def test_predictions_under_masks_do_not_change_batch_norm(trainer: Callable[..., Trainer]) -> None:
     model = MLP(**SIZES, hidden_sizes=[16], dropouts=[0.5], batch_norm=True)
     trainer(max_epochs=3).fit(model, Blobs())
     assert model.evaluated["val/accuracy"] > 0.95
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.eval()
-    told = probabilities_under_dropout(model, Blobs().X[:5], 20)
-    assert told.std(dim=0).amax(dim=1).min() > 0.04
+    probabilities = probabilities_under_dropout(model, Blobs().X[:5], 20)
+    assert probabilities.std(dim=0).amax(dim=1).min() > 0.04
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
     assert not any(module.training for module in model.modules())
 
@@ -319,7 +317,7 @@ def test_batch_norm_standardises_each_unit_over_the_batch() -> None:
 
 
 @pytest.mark.parametrize("model", [*mlp_twins(), *dropout_twins()], ids=lambda m: type(m).__name__)
-def test_weights_that_are_no_numbers_are_noticed(model: Any, trainer: Callable[..., Trainer]) -> None:
+def test_weights_that_are_not_finite_are_an_error(model: Any, trainer: Callable[..., Trainer]) -> None:
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(DivergenceError, match="training loss became nan in epoch 1; a lower lr or a grad"):
@@ -328,6 +326,6 @@ def test_weights_that_are_no_numbers_are_noticed(model: Any, trainer: Callable[.
 
 def test_predictions_are_logits(trainer: Callable[..., Trainer]) -> None:
     model, data = MLP(**SIZES), Blobs()
-    found = trainer().predict(model, data.train_dataloader())
-    logits = torch.cat(cast(list[Tensor], found))
+    predictions = trainer().predict(model, data.train_dataloader())
+    logits = torch.cat(cast(list[Tensor], predictions))
     torch.testing.assert_close(logits, model(data.X))

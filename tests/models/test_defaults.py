@@ -1,4 +1,4 @@
-"""Without settings, models are those of the book."""
+"""The defaults of models are the settings of the book."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ DEFAULTS: dict[Any, tuple[tuple[Any, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", DEFAULTS, ids=lambda kind: kind.__name__)
-def test_a_model_without_settings_is_that_of_the_book(kind: Any) -> None:
+def test_the_defaults_of_a_model_are_those_of_the_book(kind: Any) -> None:
     arguments, expected = DEFAULTS[kind]
     images = "num_inputs" in expected
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def test_a_model_without_settings_is_that_of_the_book(kind: Any) -> None:
             assert parameter.std().item() == pytest.approx(0.01, rel=0.05)
 
 
-def test_a_perceptron_has_no_extras_unless_asked() -> None:
+def test_a_perceptron_has_no_extras_by_default() -> None:
     hparams = MLP().hparams
     assert not hparams["batch_norm"]
     assert (hparams["label_smoothing"], hparams["weight_decay"]) == (0.0, 0.0)
@@ -88,7 +88,7 @@ def test_settings_at_the_ends_of_their_ranges_are_accepted(make: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DEFAULTS if "sigma" in DEFAULTS[kind][1]])
-def test_a_standard_deviation_is_not_negative(kind: Any) -> None:
+def test_a_negative_standard_deviation_is_an_error(kind: Any) -> None:
     arguments = {"num_inputs": 4, "sigma": -0.01}
     given = (
         {"lambd": 1.0} if kind in (WeightDecayScratch, Lasso) else {"wd": 1.0} if kind is WeightDecay else {}

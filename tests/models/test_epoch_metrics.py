@@ -1,4 +1,4 @@
-"""Metrics of an epoch are means over its examples, whatever came before it; alone and side by side."""
+"""Metrics of an epoch are means over its examples alone, for single models and for stacked members."""
 
 import copy
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def examples(model: Any, n: int = 29) -> tuple[Tensor, Tensor]:
 
 
 def weighted_batches(model: Any) -> list[Batch]:
-    """Return batches of 8, 8, 8 and 5 rows: the second is padded, the third has no example at all."""
+    """Return batches of 8, 8, 8 and 5 rows: the second is padded, the third has no examples."""
     X, y = examples(model)
     weight = 3 * torch.rand(29, generator=torch.Generator().manual_seed(4)) ** 2
     weight[12:16] = 0
@@ -54,7 +54,7 @@ def loader_of(batches: Any) -> Any:
 
 
 def losses_of_epochs(model: Any, batches: list[Batch], num_epochs: int) -> list[float]:
-    """Train a copy of a model in a bare loop; return the mean loss of each epoch's examples."""
+    """Train a copy of a model in a plain loop; return the mean loss of each epoch's examples."""
     model = copy.deepcopy(model).train()
     optimizer = model.configure_optimizers()
     means = []
@@ -83,7 +83,7 @@ def test_the_training_loss_is_the_weighted_mean_over_each_epochs_examples(
     epochs, losses = history.curve("train/loss")
     assert epochs == [1, 2, 3]
     assert losses == pytest.approx(expected, rel=1e-5)
-    # An epoch that still had the examples of the one before it would have another loss.
+    # If an epoch included the examples of the previous one, its loss would differ.
     assert abs(losses[1] - (losses[0] + losses[1]) / 2) > 1e-3 * losses[1]
 
 
@@ -110,8 +110,8 @@ def test_the_training_loss_includes_the_penalty(trainer: Callable[..., Trainer])
     torch.testing.assert_close(fit.callback_metrics["train/loss"], expected.detach())
 
 
-class BreaksOff(Callback):
-    """Ends the first epoch at its third batch by an error."""
+class Interrupts(Callback):
+    """Raises an error at the third batch of the first epoch."""
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 2:
@@ -119,21 +119,21 @@ class BreaksOff(Callback):
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_an_epoch_that_was_broken_off_leaves_nothing_behind(
+def test_an_interrupted_epoch_does_not_change_later_metrics(
     make: Callable[[], Any], trainer: Callable[..., Trainer]
 ) -> None:
     torch.manual_seed(0)
     model = make()
     batches, history = weighted_batches(model), History()
     with pytest.raises(InputError, match="out of data"):
-        trainer(max_epochs=1, callbacks=[BreaksOff()]).fit(model, loader_of(batches))
+        trainer(max_epochs=1, callbacks=[Interrupts()]).fit(model, loader_of(batches))
     expected = losses_of_epochs(model, batches, 2)
     trainer(max_epochs=2, logger=[history]).fit(model, loader_of(batches))
     assert history.curve("train/loss")[1] == pytest.approx(expected, rel=1e-5)
 
 
 def means_of(model: Any, X: Tensor, y: Tensor, weight: Tensor) -> dict[str, float]:
-    """Return the weighted means of cross-entropy and hits of logistic regression, row by row."""
+    """Return the weighted mean of the cross-entropy and the accuracy of logistic regression."""
     h = (X @ model.net.weight[0] + model.net.bias).detach().double()
     loss = -(y * h.sigmoid().log() + (1 - y) * (1 - h.sigmoid()).log())
     hit = (h.sigmoid() > 0.5).long() == y
@@ -155,12 +155,12 @@ def test_each_stage_has_its_metrics_of_each_epoch(trainer: Callable[..., Trainer
     ]
     expected: list[dict[str, dict[str, float]]] = []
 
-    class Watch(Callback):
+    class Expected(Callback):
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             expected.append({stage: means_of(pl_module, X, y, weight) for stage, weight in weights.items()})
 
     history, model = History(), LogisticRegression(6, lr=0.2)
-    fit = trainer(max_epochs=3, logger=[history], callbacks=[Watch()], num_sanity_val_steps=2)
+    fit = trainer(max_epochs=3, logger=[history], callbacks=[Expected()], num_sanity_val_steps=2)
     fit.fit(model, DataLoader(TensorDataset(X, y), batch_size=16), loader_of(evaluated))
     for stage, metric in [
         (s, m) for s in weights for m in ("loss", "accuracy") if (s, m) != ("train", "loss")
@@ -179,7 +179,7 @@ def test_each_stage_has_its_metrics_of_each_epoch(trainer: Callable[..., Trainer
 
 
 def stacked_data(num_members: int = 3) -> StackedData:
-    """Return the data of members with 16, 17 and 9 rows: steps are shared and batches padded."""
+    """Return the data of members with 16, 17 and 9 rows, so that batches are padded."""
     generator = torch.Generator().manual_seed(6)
     X = torch.randn(29, 6, generator=generator)
     y = (2 + X[:, 0]).exp()
@@ -190,9 +190,9 @@ def stacked_data(num_members: int = 3) -> StackedData:
     return StackedData(X, y, rows, batch_size=8, seed=2, weights=weights)
 
 
-@pytest.mark.parametrize("broken_off", [False, True], ids=["whole", "after an epoch that was broken off"])
+@pytest.mark.parametrize("interrupted", [False, True], ids=["whole", "after an interrupted epoch"])
 def test_metrics_of_members_are_means_over_each_epochs_examples(
-    broken_off: bool, trainer: Callable[..., Trainer]
+    interrupted: bool, trainer: Callable[..., Trainer]
 ) -> None:
     torch.manual_seed(0)
     data = stacked_data()
@@ -200,9 +200,9 @@ def test_metrics_of_members_are_means_over_each_epochs_examples(
         [PriceRegressor(6, [4], log_price=True, lr=0.1, activation="tanh") for _ in range(3)], ["a", "b", "c"]
     )
     stacked.log_prefix = "house/"
-    if broken_off:
+    if interrupted:
         with pytest.raises(InputError, match="out of data"):
-            trainer(max_epochs=1, callbacks=[BreaksOff()]).fit(stacked, data)
+            trainer(max_epochs=1, callbacks=[Interrupts()]).fit(stacked, data)
     alone: list[Any] = stacked.unstack()
     history = History()
     trainer(max_epochs=3, logger=[history]).fit(stacked, data)
@@ -254,8 +254,8 @@ class Rows(Logger):
         self.rows.append((step, metrics))
 
 
-@pytest.mark.parametrize("stack", [False, True], ids=["alone", "side by side"])
-def test_a_sanity_check_is_not_logged_and_leaves_nothing_behind(
+@pytest.mark.parametrize("stack", [False, True], ids=["alone", "stacked"])
+def test_a_sanity_check_is_not_logged_and_changes_no_metric(
     stack: bool, trainer: Callable[..., Trainer]
 ) -> None:
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Every model takes weights of its examples: weighted empirical risk (Section 4.9.3, eq. 4.9.5)."""
+"""All models accept weights of examples: weighted empirical risk (Section 4.9.3, eq. 4.9.5)."""
 
 import copy
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def fitted(model: Any, trainer: Callable[..., Trainer], *tensors: torch.Tensor) 
 
 
 @MAKE
-def test_weights_of_1_are_no_weights_to_the_bit(make: Callable[[], Any], trainer: Any) -> None:
+def test_weights_of_1_change_no_bit(make: Callable[[], Any], trainer: Any) -> None:
     model, (X, y) = make(), examples(make)
     plain, weighted = fitted(model, trainer, X, y), fitted(model, trainer, X, y, torch.ones(len(y)))
     for (name, ours), theirs in zip(plain.state_dict().items(), weighted.state_dict().values(), strict=True):
@@ -83,7 +83,7 @@ def test_the_loss_is_the_weighted_empirical_risk(make: Callable[[], Any]) -> Non
     penalty = model.loss(X, y) - losses.mean()
     risk = sum(w * loss for w, loss in zip(weight, losses, strict=True)) / 50  # (4.9.5)
     torch.testing.assert_close(model.loss(X, y, weight), risk + penalty)
-    # What fills up a batch weighs nothing and changes nothing.
+    # Examples of weight 0 fill up a batch and change nothing.
     filled = torch.cat([weight, torch.zeros(9)])
     torch.testing.assert_close(
         model.loss(torch.cat([X, X[:9]]), torch.cat([y, y[:9]]), filled), risk + penalty
@@ -91,10 +91,10 @@ def test_the_loss_is_the_weighted_empirical_risk(make: Callable[[], Any]) -> Non
 
 
 @pytest.mark.parametrize("batch_size", [500, 100, 10, 1])
-def test_batches_of_any_size_lead_to_the_weighted_least_squares(batch_size: int, trainer: Any) -> None:
+def test_batches_of_any_size_approach_weighted_least_squares(batch_size: int, trainer: Any) -> None:
     generator = torch.Generator().manual_seed(4)
     X = torch.randn(500, 2, generator=generator)
-    y = X[:, 0] + 0.5 * X[:, 0] ** 2  # no line fits, so what the weights say matters
+    y = X[:, 0] + 0.5 * X[:, 0] ** 2  # no line fits, so the weights matter
     weight = (X[:, 0] - 0.5).exp()
     weight /= weight.mean()
     exact = Reference().fit(X.numpy(), y.numpy(), weight.numpy())
@@ -111,16 +111,16 @@ def test_batches_of_any_size_lead_to_the_weighted_least_squares(batch_size: int,
 
 
 @MAKE
-def test_a_batch_without_weight_says_nothing(make: Callable[[], Any]) -> None:
+def test_a_batch_of_weight_0_has_no_effect(make: Callable[[], Any]) -> None:
     model, (X, y) = make(), examples(make)
-    nothing = torch.zeros(50)
-    loss = model.loss(X, y, nothing)
+    weight = torch.zeros(50)
+    loss = model.loss(X, y, weight)
     assert loss.isfinite()
     loss.backward()
-    told = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
-    other = model.loss(9 * X.flip(1), y.flip(0), nothing)  # a penalty may be left, which knows no example
+    other = model.loss(9 * X.flip(1), y.flip(0), weight)  # only a penalty may be left
     other.backward()
     assert torch.equal(loss, other)
     again = [p.grad for p in model.parameters() if p.grad is not None]
-    assert all(torch.equal(g, h) and g.isfinite().all() for g, h in zip(told, again, strict=True))
+    assert all(torch.equal(g, h) and g.isfinite().all() for g, h in zip(gradients, again, strict=True))

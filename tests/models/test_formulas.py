@@ -1,4 +1,4 @@
-"""With any weights and biases, models compute their formulas."""
+"""Models compute their formulas for any weights and biases."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from d2l_lightning.models.weight_decay import Lasso, WeightDecay, WeightDecayScr
 
 
 def layers(X: Tensor, parameters: Sequence[Tensor], phi: Callable[[Tensor], Tensor] = torch.relu) -> Tensor:
-    """Return what affine layers make of X; weights of shape (inputs, outputs) and biases take turns."""
+    """Return the output of affine layers; weights of shape (inputs, outputs) and biases alternate."""
     H, last = X, len(parameters) // 2 - 1
     for place, (W, b) in enumerate(zip(parameters[::2], parameters[1::2], strict=True)):
         H = torch.einsum("bi,io->bo", H, W) + b

@@ -1,4 +1,4 @@
-"""Linear regression from scratch and concisely: the same thing, and what the book says it is."""
+"""Linear regression from scratch and with the framework: equal, and as in the book."""
 
 import copy
 import statistics
@@ -28,7 +28,7 @@ class StepLosses(Callback):
 
 
 def twins(lr: float = 0.03, **settings: Any) -> tuple[LinearRegressionScratch, LinearRegression]:
-    """Return both models with the same weights."""
+    """Return both models with equal weights."""
     scratch = LinearRegressionScratch(2, lr)
     concise = LinearRegression(2, lr, **settings)
     concise.net.load_state_dict({"weight": scratch.w.detach()[None], "bias": scratch.b.detach()[None]})
@@ -52,11 +52,11 @@ def in_double(data: SyntheticRegressionData) -> SyntheticRegressionData:
     ids=["unclipped", "by norm", "by value"],
 )
 @pytest.mark.parametrize("loader", ["scratch", "framework"])
-def test_scratch_is_concise_at_every_step(
+def test_scratch_and_concise_are_equal_at_every_step(
     trainer: Callable[..., Trainer], flags: dict[str, Any], loader: Any
 ) -> None:
     scratch, concise = twins(loss="half_squared")
-    # Of losses near 13 a float32 holds no more than 1e-6.
+    # In double precision, because float32 resolves losses near 13 to 1e-6 only.
     ours = step_losses(scratch.double(), trainer, in_double(SyntheticRegressionData(loader=loader)), **flags)
     theirs = step_losses(concise.double(), trainer, in_double(SyntheticRegressionData()), **flags)
     assert len(ours) == 3 * 32
@@ -66,7 +66,7 @@ def test_scratch_is_concise_at_every_step(
     torch.testing.assert_close(scratch.evaluated, concise.evaluated)
 
 
-def test_the_frameworks_squared_loss_is_twice_the_books_and_so_is_its_step(
+def test_the_squared_loss_of_the_framework_and_its_step_are_twice_those_of_the_book(
     trainer: Callable[..., Trainer],
 ) -> None:
     half, whole = twins(0.06, loss="half_squared")[1], LinearRegression(2, 0.03)
@@ -76,7 +76,7 @@ def test_the_frameworks_squared_loss_is_twice_the_books_and_so_is_its_step(
     assert [2 * loss for loss in ours] == pytest.approx(theirs, rel=1e-4, abs=1e-7)
 
 
-def test_the_trainer_does_what_a_bare_loop_does(trainer: Callable[..., Trainer]) -> None:
+def test_the_trainer_takes_the_steps_of_a_plain_loop(trainer: Callable[..., Trainer]) -> None:
     model = LinearRegressionScratch(2)
     w, b = (tensor.requires_grad_() for tensor in model.get_w_b())
     data = SyntheticRegressionData()
@@ -98,7 +98,7 @@ def test_the_trainer_does_what_a_bare_loop_does(trainer: Callable[..., Trainer])
     torch.testing.assert_close(model.get_w_b(), (w.detach(), b.detach()))
 
 
-def test_losses_by_name_are_their_formulas() -> None:
+def test_each_named_loss_is_its_formula() -> None:
     X, w = torch.tensor([[0.0], [1.0], [2.0], [-3.0]]), 1.0
     y = torch.tensor([0.5, 1.0, -1.0, -3.1])
     error = X[:, 0] * w - y  # -0.5, 0, 3, 0.1
@@ -118,7 +118,7 @@ def test_losses_by_name_are_their_formulas() -> None:
 
 
 @pytest.mark.parametrize("loss", ["absolute", "huber"])
-def test_robust_losses_do_not_follow_one_wild_target(trainer: Callable[..., Trainer], loss: Any) -> None:
+def test_robust_losses_ignore_one_extreme_target(trainer: Callable[..., Trainer], loss: Any) -> None:
     # Section 3.4.6, exercise 8: y_5 = 10000.
     data = SyntheticRegressionData(num_val=0)
     data.y[5] = 10_000.0
@@ -131,7 +131,7 @@ def test_robust_losses_do_not_follow_one_wild_target(trainer: Callable[..., Trai
     assert errors["squared"] > 1
 
 
-def test_initial_weights() -> None:
+def test_initial_weights_have_the_asked_deviation() -> None:
     torch.manual_seed(0)
     for model in (LinearRegressionScratch(10_000, sigma=0.5), LinearRegression(10_000, sigma=0.5)):
         w, b = model.get_w_b()
@@ -143,7 +143,7 @@ def test_initial_weights() -> None:
     assert own.std().item() == pytest.approx(0.01 / 3**0.5, rel=0.05)
 
 
-def test_get_w_b_gives_copies_and_shapes_of_formulas() -> None:
+def test_get_w_b_returns_copies_in_the_shapes_of_the_formulas() -> None:
     for model in (LinearRegressionScratch(3), LinearRegression(3), LinearRegression(3, bias=False)):
         w, b = model.get_w_b()
         assert w.shape == (3,)
@@ -161,9 +161,7 @@ def test_get_w_b_gives_copies_and_shapes_of_formulas() -> None:
     [LinearRegressionScratch(3, 0.5), LinearRegression(3, 0.1, "huber", bias=False, huber_threshold=2.0)],
     ids=["scratch", "concise"],
 )
-def test_a_checkpoint_gives_the_model_back(
-    model: Any, trainer: Callable[..., Trainer], tmp_path: Path
-) -> None:
+def test_a_checkpoint_restores_the_model(model: Any, trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     data = SyntheticRegressionData([1.0, 2.0, 3.0])
     fit = trainer(max_epochs=1)
     fit.fit(model, data)
@@ -183,19 +181,19 @@ def test_a_checkpoint_gives_the_model_back(
     ],
 )
 @pytest.mark.parametrize("model", [LinearRegressionScratch, LinearRegression])
-def test_bad_settings(model: Any, settings: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_an_error(model: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         model(**{"num_inputs": 2, **settings})
 
 
-def test_bad_settings_of_the_concise_model() -> None:
+def test_bad_settings_of_the_concise_model_are_an_error() -> None:
     with pytest.raises(InputError, match="loss must be one of squared, half_squared, absolute, huber"):
         LinearRegression(2, loss="cubed")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="huber_threshold must be positive, not 0"):
         LinearRegression(2, huber_threshold=0)
 
 
-def test_features_and_weights_of_different_lengths() -> None:
+def test_features_without_weights_are_an_error() -> None:
     X = torch.zeros(4, 2)
     with pytest.raises(InputError, match="X has 2 features and w has 3 weights"):
         LinearRegressionScratch(3)(X)
@@ -209,7 +207,9 @@ def errors_after(model: Any, data: SyntheticRegressionData, fit: Trainer) -> lis
     return [*(data.w - w).abs().tolist(), abs(data.b - b.item())]
 
 
-def test_the_books_figures_over_five_seeds(trainer: Callable[..., Trainer]) -> None:
+def test_median_errors_over_five_seeds_are_of_the_size_that_the_book_prints(
+    trainer: Callable[..., Trainer],
+) -> None:
     errors: dict[str, list[list[float]]] = {"scratch": [], "longer": [], "concise": []}
     for seed in range(5):
         torch.manual_seed(seed)
@@ -218,7 +218,7 @@ def test_the_books_figures_over_five_seeds(trainer: Callable[..., Trainer]) -> N
         errors["longer"].append(errors_after(copy.deepcopy(scratch), data, trainer(max_epochs=9)))
         errors["scratch"].append(errors_after(scratch, data, trainer(max_epochs=3)))
         errors["concise"].append(errors_after(concise, data, trainer(max_epochs=3)))
-    # For w1, w2 and b: the book's 0.1408, 0.1493, 0.2130 and 0.0094, 0.0030, 0.0137 are one draw.
+    # The book prints, for w1, w2 and b, 0.1408, 0.1493, 0.2130 and 0.0094, 0.0030, 0.0137: one draw.
     medians = {
         name: [statistics.median(of_one) for of_one in zip(*found, strict=True)]
         for name, found in errors.items()
@@ -229,14 +229,14 @@ def test_the_books_figures_over_five_seeds(trainer: Callable[..., Trainer]) -> N
         assert after < before / 50
 
 
-def test_a_column_of_targets_is_refused_not_broadcast() -> None:
+def test_a_column_of_targets_is_an_error() -> None:
     X, y = torch.randn(6, 2), torch.randn(6, 1)
     for model in (LinearRegressionScratch(2), LinearRegression(2), LinearRegression(2, loss="absolute")):
         with pytest.raises(InputError, match=r"y_hat of shape \(6,\) does not go with y of shape \(6, 1\)"):
             model.loss(X, y)
 
 
-def test_the_squared_loss_is_told_whatever_the_loss(trainer: Callable[..., Trainer]) -> None:
+def test_the_squared_loss_is_logged_for_every_loss(trainer: Callable[..., Trainer]) -> None:
     data = SyntheticRegressionData(num_train=50, num_val=30, watch_train=True)
     model = LinearRegression(2, loss="absolute")
     history = History()
@@ -246,13 +246,13 @@ def test_the_squared_loss_is_told_whatever_the_loss(trainer: Callable[..., Train
         half = error[rows].square().mean() / 2
         torch.testing.assert_close(model.evaluated[f"{stage}/squared_loss"], half)
     torch.testing.assert_close(model.evaluated["val/loss"], error[50:].abs().mean())
-    # Training's own loss is logged every epoch, and never as something else.
+    # The loss of training is logged every epoch, as train/loss only.
     assert "train/loss" not in model.evaluated
     assert history.curve("train/loss")[0] == [1, 2]
     assert history.curve("train/squared_loss")[0] == [2]
 
 
-def test_example_weights(trainer: Callable[..., Trainer]) -> None:
+def test_examples_of_weight_0_have_no_influence(trainer: Callable[..., Trainer]) -> None:
     X, y = torch.randn(6, 2), torch.randn(6)
     kept = torch.tensor([1.0, 1, 0, 0, 1, 0])
     for model in (LinearRegressionScratch(2), LinearRegression(2, loss="huber")):

@@ -1,4 +1,4 @@
-"""Logistic regression finds what scikit-learn finds, and is softmax regression with two classes."""
+"""Logistic regression agrees with scikit-learn and with softmax regression for two classes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +27,9 @@ def test_it_finds_the_weights_of_scikit_learn(trainer: Callable[..., Trainer]) -
     model = LogisticRegression(3, lr=0.05)
     trainer(max_epochs=400).fit(model, DataLoader(TensorDataset(X, y), batch_size=len(y)))
     reference = Reference(C=1e10, tol=1e-8).fit(X.numpy(), y.numpy())
-    ours = torch.cat([model.net.weight.detach()[0], model.net.bias.detach()])
-    theirs = torch.tensor([*reference.coef_[0], *reference.intercept_]).float()
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+    weights = torch.cat([model.net.weight.detach()[0], model.net.bias.detach()])
+    expected = torch.tensor([*reference.coef_[0], *reference.intercept_]).float()
+    torch.testing.assert_close(weights, expected, rtol=0, atol=2e-3)
 
 
 def test_it_is_softmax_regression_with_two_classes() -> None:
@@ -40,21 +40,21 @@ def test_it_is_softmax_regression_with_two_classes() -> None:
             parameter.normal_()
         model.net.weight.copy_(softmax.net.weight[1:] - softmax.net.weight[:1])
         model.net.bias.copy_(softmax.net.bias[1:] - softmax.net.bias[:1])
-    ours, theirs = model.example_metrics(X, y), softmax.example_metrics(X, y)
+    metrics, expected = model.example_metrics(X, y), softmax.example_metrics(X, y)
     for metric in ("loss", "accuracy"):
-        torch.testing.assert_close(ours[metric], theirs[metric])
-    torch.testing.assert_close(model.example_losses(X, y.float()), ours["loss"])
+        torch.testing.assert_close(metrics[metric], expected[metric])
+    torch.testing.assert_close(model.example_losses(X, y.float()), metrics["loss"])
 
 
-def test_it_comes_back_from_a_checkpoint(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+def test_a_checkpoint_restores_it(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     X, y = examples(40)
     model = LogisticRegression(3, lr=0.1, weight_decay=0.01)
     fit = trainer(max_epochs=1)
     fit.fit(model, DataLoader(TensorDataset(X, y), batch_size=8))
     fit.save_checkpoint(tmp_path / "model.ckpt")
-    again = LogisticRegression.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
-    assert again.hparams == model.hparams
-    assert torch.equal(again(X), model(X))
+    restored = LogisticRegression.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    assert restored.hparams == model.hparams
+    assert torch.equal(restored(X), model(X))
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_it_comes_back_from_a_checkpoint(trainer: Callable[..., Trainer], tmp_pa
         ({"num_inputs": 3, "weight_decay": -1.0}, "weight_decay must not be negative"),
     ],
 )
-def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+def test_settings_out_of_range_are_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         LogisticRegression(**settings)
 
 
-def test_shapes_that_do_not_go_together() -> None:
+def test_shapes_that_do_not_match_are_errors() -> None:
     model = LogisticRegression(3)
     with pytest.raises(InputError, match="X has 4 features and num_inputs is 3"):
         model(torch.zeros(2, 4))

@@ -1,4 +1,4 @@
-"""What the optimizers of the models do: decay, learning rates, mixed precision with clipping."""
+"""The optimizers of the models: weight decay, learning rates, mixed precision with clipping."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ from d2l_lightning.models.softmax_regression import SoftmaxRegression
 from d2l_lightning.models.weight_decay import WeightDecay
 
 
-def moved(model: Any, gradient: float = 0.0) -> dict[str, tuple[Tensor, Tensor]]:
+def step(model: Any, gradient: float = 0.0) -> dict[str, tuple[Tensor, Tensor]]:
     """Return every parameter before and after a step with the given gradient, by name."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -34,7 +34,7 @@ def moved(model: Any, gradient: float = 0.0) -> dict[str, tuple[Tensor, Tensor]]
     return {name: (before[name], parameter.detach()) for name, parameter in model.named_parameters()}
 
 
-# Each with what a step leaves of the weights and of the biases: 1 - lr * wd where they decay.
+# The factors of weights and biases in a step without gradient: 1 - lr * wd where they decay.
 SHRINKING: dict[str, tuple[Callable[[], Any], float, float]] = {
     "mlp, sgd": (lambda: MLP(6, 3, [5], lr=0.1, weight_decay=0.5), 0.95, 0.95),
     "mlp, adamw": (lambda: MLP(6, 3, [5], lr=0.1, weight_decay=0.5, optimizer="adamw"), 0.95, 0.95),
@@ -54,22 +54,22 @@ SHRINKING: dict[str, tuple[Callable[[], Any], float, float]] = {
 
 
 @pytest.mark.parametrize(("make", "weights", "biases"), SHRINKING.values(), ids=SHRINKING)
-def test_a_step_without_gradient_shrinks_what_decays(
+def test_a_step_without_gradient_shrinks_the_parameters_that_decay(
     make: Callable[[], Any], weights: float, biases: float
 ) -> None:
-    for name, (before, after) in moved(make()).items():
+    for name, (before, after) in step(make()).items():
         factor = biases if name.endswith("bias") else weights
         torch.testing.assert_close(after, factor * before, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-def test_an_optimizer_by_name_decays_as_much_as_it_says(optimizer: Any, weight_decay: float) -> None:
+def test_an_optimizer_made_by_name_has_the_given_weight_decay(optimizer: Any, weight_decay: float) -> None:
     class Model(LinearRegression):
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return self.make_optimizer(optimizer, 0.1, weight_decay)
 
-    for before, after in moved(Model(6)).values():
+    for before, after in step(Model(6)).values():
         torch.testing.assert_close(after, (1 - 0.1 * weight_decay) * before, rtol=1e-6, atol=1e-7)
 
 
@@ -81,17 +81,17 @@ def test_an_optimizer_by_name_decays_as_much_as_it_says(optimizer: Any, weight_d
     ],
     ids=["price", "logistic"],
 )
-def test_adam_takes_decay_for_a_gradient(make: Callable[[], Any], bias_decays: bool) -> None:
+def test_adam_adds_the_decay_to_the_gradient(make: Callable[[], Any], bias_decays: bool) -> None:
     # Adam's first step is as long as the learning rate and against the gradient, here wd * w + 0.2.
-    for name, (before, after) in moved(make(), gradient=0.2).items():
+    for name, (before, after) in step(make(), gradient=0.2).items():
         gradient = 0.2 + 0.5 * before * (bias_decays or not name.endswith("bias"))
         torch.testing.assert_close(after, before - 0.1 * gradient.sign(), rtol=1e-5, atol=1e-6)
         if not name.endswith("bias"):
-            assert len(gradient.sign().unique()) == 2  # it is the decay that decides
+            assert len(gradient.sign().unique()) == 2  # the decay decides the sign
 
 
 def test_sgd_takes_a_step_of_the_learning_rate() -> None:
-    for before, after in moved(MLP(6, 3, [5], lr=0.1, weight_decay=0.5), gradient=2.0).values():
+    for before, after in step(MLP(6, 3, [5], lr=0.1, weight_decay=0.5), gradient=2.0).values():
         torch.testing.assert_close(after, before - 0.1 * (2 + 0.5 * before))
 
 
@@ -111,7 +111,7 @@ def examples(model: Any) -> tuple[Tensor, Tensor]:
     return X, y if isinstance(model, MLP | SoftmaxRegression | LogisticRegression) else y + 1.0
 
 
-@pytest.mark.parametrize("stack", [False, True], ids=["alone", "side by side"])
+@pytest.mark.parametrize("stack", [False, True], ids=["alone", "stacked"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 @pytest.mark.parametrize("clip", [None, 0.5], ids=["unclipped", "clipped"])
 @pytest.mark.parametrize("make", FUSED.values(), ids=FUSED)
@@ -126,7 +126,7 @@ def test_an_optimizer_is_fused_unless_gradients_are_clipped(
         model = StackedModule([model, make()])
         data = StackedData(X, y, {"train": [torch.arange(30)] * 2, "val": [torch.arange(9)] * 2}, 10, seed=0)
     flags: dict[str, Any] = {"precision": precision}
-    if precision == "16-mixed":  # for which Lightning would take bf16-mixed on a CPU
+    if precision == "16-mixed":  # Lightning would replace it by bf16-mixed on a CPU
         flags = {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}
     start = [parameter.detach().clone() for parameter in model.parameters()]
     fit = trainer(max_epochs=2, gradient_clip_val=clip, **flags)
@@ -148,7 +148,7 @@ class LargeGradients(LinearRegression):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_clipped_gradients_have_the_norm_that_is_allowed(
+def test_clipped_gradients_have_the_greatest_norm_allowed(
     precision: Any, trainer: Callable[..., Trainer]
 ) -> None:
     model = LargeGradients(6, lr=1e-6, optimizer="adamw")

@@ -17,7 +17,7 @@ from d2l_lightning.models.price_regressor import TYPICAL_PRICE, PriceRegressor
 Data = tuple[Tensor, Tensor]
 
 
-def test_without_hidden_layers_it_is_the_linear_model_of_the_book(prices: Data) -> None:
+def test_without_hidden_layers_the_model_is_linear_as_in_the_book(prices: Data) -> None:
     X, y = prices
     model = PriceRegressor(6)
     (weight, bias) = model.parameters()
@@ -32,7 +32,7 @@ def test_on_the_logarithm_the_loss_is_the_squared_error_of_logarithms(prices: Da
     assert (model(X) > 1).all()
 
 
-def test_on_the_logarithm_it_starts_near_a_typical_price() -> None:
+def test_the_initial_prediction_on_the_logarithm_is_a_typical_price() -> None:
     assert PriceRegressor(6, log_price=True)(torch.zeros(1, 6)).item() == pytest.approx(
         TYPICAL_PRICE, rel=1e-5
     )
@@ -52,7 +52,7 @@ def test_hidden_layers_are_as_asked_for() -> None:
     assert model.net[2].p == 0.25
 
 
-def test_weights_of_one_change_nothing_and_weights_of_zero_leave_out(prices: Data) -> None:
+def test_weights_of_1_change_nothing_and_weights_of_0_leave_rows_out(prices: Data) -> None:
     X, y = prices
     model = PriceRegressor(6)
     assert torch.equal(model.loss(X, y, torch.ones(47)), model.loss(X, y))
@@ -60,7 +60,7 @@ def test_weights_of_one_change_nothing_and_weights_of_zero_leave_out(prices: Dat
     torch.testing.assert_close(model.loss(X, y, half), model.loss(X[:20], y[:20]))
 
 
-def test_epoch_figures_are_over_the_epochs_examples(prices: Data, trainer: Callable[..., Trainer]) -> None:
+def test_metrics_are_over_all_examples_of_the_epoch(prices: Data, trainer: Callable[..., Trainer]) -> None:
     X, y = prices
     model = PriceRegressor(6, [4], log_price=True, lr=0.01)
     loader = DataLoader(TensorDataset(X, y), batch_size=20)  # 20, 20 and 7 rows
@@ -119,6 +119,6 @@ def test_a_checkpoint_holds_plain_values(
         ({"weight_decay": -1.0}, "weight_decay must not be negative; it is -1.0"),
     ],
 )
-def test_bad_hyperparameters(settings: dict[str, Any], message: str) -> None:
+def test_bad_hyperparameters_are_an_error(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         PriceRegressor(6, **settings)

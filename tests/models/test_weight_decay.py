@@ -1,4 +1,4 @@
-"""Weight decay: from scratch and by the optimizer the same, and lambdas side by side as alone."""
+"""Weight decay: equal from scratch and by the optimizer, and equal side by side and alone."""
 
 import copy
 import statistics
@@ -26,7 +26,7 @@ def data_of(seed: int = 0) -> HighDimensionalData:
 
 
 class StepPenalties(Callback):
-    """Keeps lambda times the penalty of the weights that each step begins with."""
+    """Keeps lambda times the penalty of the weights before each step."""
 
     def __init__(self) -> None:
         self.penalties: list[float] = []
@@ -36,18 +36,18 @@ class StepPenalties(Callback):
 
 
 @pytest.mark.parametrize("lambd", [0.0, 3.0])
-def test_scratch_is_concise_at_every_step(trainer: Callable[..., Trainer], lambd: float) -> None:
+def test_scratch_and_concise_are_equal_at_every_step(trainer: Callable[..., Trainer], lambd: float) -> None:
     torch.manual_seed(0)
     scratch = WeightDecayScratch(200, lambd).double()
     torch.manual_seed(0)
     concise = WeightDecay(200, lambd, loss="half_squared").double()
-    assert torch.equal(scratch.w, concise.net.weight[0])  # one seed, the same weights
+    assert torch.equal(scratch.w, concise.net.weight[0])  # a seed gives equal weights
     data = data_of()
     data.X, data.y = data.X.double(), data.y.double()
     watch, penalties = StepLosses(), StepPenalties()
     trainer(max_epochs=5, callbacks=[watch, penalties]).fit(scratch, data)
     theirs = step_losses(concise, trainer, data, max_epochs=5)
-    # What scratch minimises has the penalty in it; what the optimizer does, has not.
+    # The loss from scratch includes the penalty; the loss of the concise model does not.
     ours = [loss - penalty for loss, penalty in zip(watch.losses, penalties.penalties, strict=True)]
     assert len(ours) == 20
     assert ours == pytest.approx(theirs, rel=0, abs=1e-9)
@@ -56,7 +56,7 @@ def test_scratch_is_concise_at_every_step(trainer: Callable[..., Trainer], lambd
     torch.testing.assert_close(scratch.evaluated, concise.evaluated)
 
 
-def test_without_lambda_it_is_linear_regression(trainer: Callable[..., Trainer]) -> None:
+def test_lambda_0_is_linear_regression(trainer: Callable[..., Trainer]) -> None:
     models = [LinearRegressionScratch(200, 0.01), WeightDecayScratch(200, 0.0), Lasso(200, 0.0)]
     for model in models[1:]:
         model.load_state_dict(models[0].state_dict())
@@ -68,7 +68,7 @@ def test_without_lambda_it_is_linear_regression(trainer: Callable[..., Trainer])
 @pytest.mark.parametrize(
     "make", [WeightDecayScratch, lambda d, lambd, lr: WeightDecay(d, lambd, lr, "half_squared")]
 )
-def test_a_step_is_the_books_update_and_leaves_the_bias_undecayed(make: Any) -> None:
+def test_a_step_is_that_of_eq_3_7_3_and_does_not_decay_the_bias(make: Any) -> None:
     lambd, lr = 2.0, 0.1
     model = make(3, lambd, lr)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_a_step_is_the_books_update_and_leaves_the_bias_undecayed(make: Any) -> 
     torch.testing.assert_close(model.get_w_b(), (expected, b - lr * error.mean()))
 
 
-def test_the_l1_subgradient_is_a_sign() -> None:
+def test_the_l1_subgradient_is_the_sign() -> None:
     model = WeightDecayScratch(3, 2.0, 0.1, penalty="l1")
     X, y = torch.zeros(1, 3), torch.zeros(1)
     w = torch.tensor([0.5, -0.5, 0.0])
@@ -101,7 +101,7 @@ def test_the_l1_subgradient_is_a_sign() -> None:
     ids=["l2", "l1 subgradient", "l1 proximal"],
 )
 @pytest.mark.parametrize("clip", [None, 0.05], ids=["unclipped", "clipped"])
-def test_lambdas_side_by_side_are_each_alone(
+def test_members_side_by_side_train_as_they_do_alone(
     trainer: Callable[..., Trainer], kind: Any, settings: dict[str, Any], clip: float | None
 ) -> None:
     data = data_of(1)
@@ -129,7 +129,7 @@ def test_lambdas_side_by_side_are_each_alone(
         assert norms[-1] < 0.7 * norms[0]
 
 
-def test_a_fit_of_a_lasso_goes_on_from_a_checkpoint(trainer: Callable[..., Trainer], tmp_path: Any) -> None:
+def test_a_fit_of_a_lasso_can_be_resumed(trainer: Callable[..., Trainer], tmp_path: Any) -> None:
     start = Lasso(200, 0.05).state_dict()
     weights = []
     for stop in (6, 3):
@@ -145,14 +145,14 @@ def test_a_fit_of_a_lasso_goes_on_from_a_checkpoint(trainer: Callable[..., Train
     assert not torch.equal(weights[1], weights[0])
 
 
-def test_what_is_no_buffer_must_still_be_equal() -> None:
+def test_hyperparameters_without_a_buffer_must_be_equal() -> None:
     with pytest.raises(InputError, match="same hyperparameters"):
         StackedModule([WeightDecayScratch(2, 0.1, 0.1), WeightDecayScratch(2, 0.1, 0.2)])
     with pytest.raises(InputError, match="same hyperparameters"):
         StackedModule([WeightDecay(2, 0.1), WeightDecay(2, 0.2)])
 
 
-def test_the_concise_model_comes_out_of_a_stack() -> None:
+def test_the_concise_model_can_be_stacked_and_unstacked() -> None:
     members = [WeightDecay(2, 0.5, sigma=0.1) for _ in range(2)]
     X = torch.randn(3, 2)
     for member, back in zip(members, StackedModule(members).unstack(), strict=True):
@@ -172,7 +172,7 @@ def test_a_checkpoint_keeps_lambda(trainer: Callable[..., Trainer], tmp_path: An
         assert torch.equal(back.get_w_b()[0], model.get_w_b()[0])
 
 
-def test_the_proximal_step_gives_exact_zeros_and_the_subgradient_near_ones(
+def test_the_proximal_step_gives_exact_zeros_and_the_subgradient_small_weights(
     trainer: Callable[..., Trainer],
 ) -> None:
     start = LinearRegressionScratch(200).state_dict()
@@ -184,7 +184,7 @@ def test_the_proximal_step_gives_exact_zeros_and_the_subgradient_near_ones(
     assert (weights["exact"] == 0).sum() > 80
     assert (weights["near"] == 0).sum() == 0
     zero = weights["exact"] == 0
-    assert weights["near"][zero].abs().max() < 2.5e-3  # a few steps' worth of the penalty, lr * lambda each
+    assert weights["near"][zero].abs().max() < 2.5e-3  # a few steps of the penalty, lr * lambda each
     torch.testing.assert_close(weights["exact"], weights["near"], rtol=0, atol=5e-3)
 
 
@@ -201,7 +201,7 @@ def test_the_proximal_step_gives_exact_zeros_and_the_subgradient_near_ones(
         ),
     ],
 )
-def test_bad_settings(make: Callable[[], Any], message: str) -> None:
+def test_bad_settings_are_an_error(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
 
@@ -212,7 +212,7 @@ def fitted(model: Any, seed: int, fit: Trainer) -> tuple[float, float]:
     return model.get_w_b()[0].norm().item(), model.evaluated["val/loss"].item()
 
 
-def test_the_figures_of_section_3_7_over_five_seeds(trainer: Callable[..., Trainer]) -> None:
+def test_median_norms_over_five_seeds_are_those_of_section_3_7(trainer: Callable[..., Trainer]) -> None:
     makers: dict[str, Callable[[], Any]] = {
         "scratch 0": lambda: WeightDecayScratch(200, 0.0),
         "scratch 3": lambda: WeightDecayScratch(200, 3.0),
@@ -239,7 +239,7 @@ def test_the_figures_of_section_3_7_over_five_seeds(trainer: Callable[..., Train
 
 
 @pytest.mark.slow
-def test_the_figures_of_section_4_5_over_five_seeds(trainer: Callable[..., Trainer]) -> None:
+def test_median_norms_over_five_seeds_are_those_of_section_4_5(trainer: Callable[..., Trainer]) -> None:
     for make in (
         lambda lambd: WeightDecayScratch(200, lambd, 0.003, 1.0),
         lambda lambd: WeightDecay(200, lambd, 0.003, "half_squared", 1.0),

@@ -14,20 +14,20 @@ def kinds_of_warnings(n: int, effective: float, uncovered: float) -> list[str]:
     ]
 
 
-# A share of 5 / n of the target may be uncovered by chance, where the source is small; else 5 %.
+# The limit is 5 %, or 5 / n for a small source, where rows are uncovered by chance.
 @pytest.mark.parametrize(("n", "limit"), [(20, 0.25), (50, 0.1), (100, 0.05), (101, 0.05), (5000, 0.05)])
-def test_it_warns_of_target_rows_beyond_the_source(n: int, limit: float) -> None:
+def test_uncovered_target_rows_above_the_limit_give_a_warning(n: int, limit: float) -> None:
     assert kinds_of_warnings(n, n, 0.0) == []
     assert kinds_of_warnings(n, n, limit) == []
     assert kinds_of_warnings(n, n, limit + 1e-6) == ["uncovered"]
     assert kinds_of_warnings(n, n, 1.0) == ["uncovered"]
 
 
-# Half of a small source's rows, 30 rows, or 5 % of a large one's.
+# The limit is half of the rows of a small source, 30 rows, or 5 % of the rows of a large one.
 @pytest.mark.parametrize(
     ("n", "limit"), [(10, 5), (40, 20), (60, 30), (61, 30), (100, 30), (600, 30), (601, 30.05), (4000, 200)]
 )
-def test_it_warns_of_weights_that_rest_on_few_rows(n: int, limit: float) -> None:
+def test_an_effective_sample_size_below_the_limit_gives_a_warning(n: int, limit: float) -> None:
     assert kinds_of_warnings(n, n, 0.0) == []
     assert kinds_of_warnings(n, limit + 1e-6, 0.0) == []
     assert kinds_of_warnings(n, limit - 1e-6, 0.0) == ["few"]

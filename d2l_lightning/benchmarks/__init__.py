@@ -1,0 +1,1 @@
+"""Benchmarks: one timed job per file."""

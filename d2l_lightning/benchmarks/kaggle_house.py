@@ -1,0 +1,118 @@
+"""The 5-fold cross-validation of Section 4.10: one stacked fit, a PyTorch loop, a Trainer for each fold."""
+
+import copy
+from typing import Any, ClassVar, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanSquaredError
+
+from d2l_lightning.benchmarks.base import GivenOrder, Job, Metrics, epochs_of, mean_metrics
+from d2l_lightning.data.batches import StackedBatches
+from d2l_lightning.data.kaggle_house import KaggleHouse
+from d2l_lightning.ensemble.data import StackedData
+from d2l_lightning.ensemble.folds import k_fold
+from d2l_lightning.ensemble.stacked import StackedModule
+from d2l_lightning.functional.regression import log_rmse
+from d2l_lightning.models.price_regressor import PriceRegressor
+
+
+class HouseFolds(Job):
+    """K-fold cross-validation on the house prices, with CSV logging."""
+
+    k, lr, batch_size = 5, 5.0, 64
+    title = f"{k}-fold cross-validation on house prices"
+    baselines: ClassVar = {"bare_loop": "bare loop", "trainer_per_fold": "Trainer a fold"}
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        data = KaggleHouse()
+        data.setup()
+        self.X, self.y = data.features()[: data.num_train], data.prices
+        train_rows, val_rows = k_fold(data.num_train, self.k)
+        self.rows = {"train": train_rows, "val": val_rows}
+        self.members = [PriceRegressor(self.X.shape[1], lr=self.lr) for _ in range(self.k)]
+        self.layers = [member.net[0] for member in self.members]
+        # orders[fold][epoch]: the rows in the order of StackedData.
+        epochs = list(epochs_of(StackedBatches(train_rows, self.batch_size, self.seed), self.epochs))
+        self.orders = [
+            [torch.cat([rows[fold][weight[fold] > 0] for rows, weight in steps]) for steps in epochs]
+            for fold in range(self.k)
+        ]
+        self.implementations = {
+            "this project": self.stacked_fit,
+            "bare loop": self.pytorch_loop,
+            "Trainer a fold": self.trainer_per_fold,
+        }
+
+    def stacked_fit(self) -> Metrics:
+        """Train all folds in one fit, as `kaggle_house.py` does."""
+        folds = StackedModule(copy.deepcopy(self.members))
+        data = StackedData(self.X, self.y, self.rows, self.batch_size, self.seed)
+        self.lean_trainer("side_by_side").fit(folds, data)
+        return {stage: folds.evaluated[f"{stage}/log_rmse"].mean().item() for stage in ("train", "val")}
+
+    def pytorch_loop(self) -> Metrics:
+        """Train one fold after the other by PyTorch alone, without logging."""
+        metrics = []
+        for fold in range(self.k):
+            net = copy.deepcopy(self.layers[fold])
+            optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
+            X, y, X_val, y_val = (t[self.rows[s][fold]] for s in ("train", "val") for t in (self.X, self.y))
+            for order in self.orders[fold]:
+                for batch in torch.split(order, self.batch_size):
+                    loss = nn.functional.mse_loss(net(self.X[batch]).squeeze(1), self.y[batch]) / 2
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                with torch.no_grad():
+                    train = log_rmse(net(X).squeeze(1), y).item()
+                    val = log_rmse(net(X_val).squeeze(1), y_val).item()
+            metrics.append((train, val))
+        return mean_metrics(metrics)
+
+    def trainer_per_fold(self) -> Metrics:
+        """Train each fold by a Trainer with DataLoaders over TensorDatasets, as in Lightning's tutorials."""
+        metrics = []
+        for fold in range(self.k):
+            model = PlainRegressor(copy.deepcopy(self.layers[fold]), self.lr)
+            of_fold = [rows[fold] for rows in self.rows.values()]
+            evaluated = [DataLoader(TensorDataset(self.X[r], self.y[r]), self.batch_size) for r in of_fold]
+            order = GivenOrder(self.orders[fold])
+            train = DataLoader(TensorDataset(self.X, self.y), self.batch_size, sampler=order)
+            trainer = self.trainer(f"fold_{fold + 1}")
+            trainer.fit(model, train, evaluated)
+            logged = trainer.callback_metrics
+            metrics.append((logged["train/log_rmse"].item(), logged["val/log_rmse"].item()))
+        return mean_metrics(metrics)
+
+
+class PlainRegressor(LightningModule):
+    """The linear model of Section 4.10 in plain Lightning."""
+
+    stages = ("train", "val")
+
+    def __init__(self, net: nn.Module, lr: float) -> None:
+        super().__init__()
+        self.net, self.lr = net, lr
+        self.errors = nn.ModuleList(MeanSquaredError(squared=False) for _ in self.stages)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return and log the loss."""
+        X, y = batch
+        loss = nn.functional.mse_loss(self.net(X).squeeze(1), y) / 2
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int) -> None:
+        """Add a batch to the error of its rows."""
+        X, y = batch
+        error = cast(MeanSquaredError, self.errors[dataloader_idx])
+        error(self.net(X).squeeze(1).clamp(min=1).log(), y.log())
+        self.log(f"{self.stages[dataloader_idx]}/log_rmse", error, add_dataloader_idx=False)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam."""
+        return torch.optim.Adam(self.parameters(), lr=self.lr)

@@ -1,0 +1,56 @@
+"""Callbacks that record statistics of layers during a fit."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from d2l_lightning.callbacks.step_hooks import NoStepHooks
+
+
+class ActivationVariance(NoStepHooks, Callback):  # type: ignore[misc]
+    """Records the variance of the activations behind each dropout layer after each epoch, in training mode.
+
+    Args:
+        X: The features that the activations are computed for, shape ``(B, ...)``.
+
+    Attributes:
+        variances: The variance over examples and units, for each epoch and each dropout layer.
+    """
+
+    def __init__(self, X: Tensor) -> None:
+        self.X = X
+        self.variances: list[list[float]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the variances after an epoch."""
+        variances: list[float] = []
+
+        def record(layer: nn.Module, inputs: Any, activations: Tensor) -> None:
+            variances.append(activations.var().item())
+
+        hooks = [m.register_forward_hook(record) for m in pl_module.modules() if isinstance(m, nn.Dropout)]
+        try:
+            with torch.no_grad():
+                pl_module(self.X.to(next(pl_module.parameters())))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.variances.append(variances)
+
+
+class UnitSpread(NoStepHooks, Callback):  # type: ignore[misc]
+    """Records after each step how much the units of a layer differ.
+
+    Attributes:
+        spread: The standard deviation of the incoming weights over the units, averaged over the inputs.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.layer = layer
+        self.spread: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Add the spread after a step."""
+        self.spread.append(self.layer.weight.detach().std(dim=0).mean().item())

@@ -1,0 +1,1 @@
+"""Tables from CSV files: reading, checking and feature encoding."""

@@ -1,0 +1,1 @@
+"""Figures: everything that draws. Functions take tensors and numbers and return figures."""

@@ -1,0 +1,124 @@
+"""The style of all figures: titled, labelled, readable in grey and by the colour-blind."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from typing import Any, Literal
+
+import matplotlib
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter, StrMethodFormatter
+from torch import Tensor
+
+# Okabe and Ito (2008): distinct for all kinds of colour vision. Each has a dash of its own, for grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
+# A name with the x and y values of a curve.
+Curve = tuple[str, Sequence[float], Sequence[float]]
+Scale = Literal["linear", "log"]
+
+
+@contextmanager
+def default_style() -> Iterator[None]:
+    """Draw with matplotlib's own defaults, whatever the user's matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+def curve_figure(
+    title: str,
+    curves: Mapping[str, Sequence[Curve]],
+    xlabel: str | Sequence[str],
+    ylabel: str | Sequence[str],
+    *,
+    xscale: Scale = "linear",
+    yscale: Scale = "linear",
+    markers: bool = False,
+    legend: Literal["each", "first", "last", "none"] = "last",
+) -> Figure:
+    """Return a figure of curves, with a panel for each entry of ``curves``, titled by its key.
+
+    For the labels see ``panels``. ``markers`` marks the points; ``legend`` names the panels with a legend.
+    """
+    figure, axes = panels(list(curves), title, xlabel, ylabel)
+    for panel, of_panel in zip(axes, curves.values(), strict=True):
+        draw_curves(panel, of_panel)
+        if markers:
+            for line in panel.lines:
+                line.set(marker="o", markersize=4)
+        if xscale == "log":
+            log_scale(panel, "x")
+        if yscale == "log":
+            log_scale(panel, "y")
+    for panel in {"each": axes, "first": axes[:1], "last": axes[-1:], "none": []}[legend]:
+        panel.legend(frameon=False)
+    return figure
+
+
+def panels(
+    titles: Sequence[str], title: str, xlabel: str | Sequence[str], ylabel: str | Sequence[str]
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a row of panels.
+
+    Args:
+        titles: The panels' titles.
+        title: The figure's title.
+        xlabel: The label, with its unit, of an x axis that the panels share; or a label for each panel, which
+            then has an axis of its own.
+        ylabel: The same for the y axis.
+    """
+    figure = Figure(figsize=(2.4 + 3.6 * len(titles), 4.2), dpi=150, layout="constrained")
+    sharex, sharey = isinstance(xlabel, str), isinstance(ylabel, str)
+    axes = list(figure.subplots(1, len(titles), sharex=sharex, sharey=sharey, squeeze=False)[0])
+    figure.suptitle(title)
+    xlabels = [xlabel] * len(titles) if isinstance(xlabel, str) else xlabel
+    for panel, panel_title, label in zip(axes, titles, xlabels, strict=True):
+        panel.set_title(panel_title, fontsize="medium")
+        panel.set_xlabel(label)
+        panel.grid(visible=True, which="both", alpha=0.25)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel, label in zip(axes, [ylabel] if isinstance(ylabel, str) else ylabel, strict=False):
+        panel.set_ylabel(label)
+    return figure, axes
+
+
+def draw_curves(panel: Axes, curves: Sequence[Curve]) -> None:
+    """Draw curves, each with a colour and a dash of its own; the name of a single curve may be empty."""
+    for (name, x, y), colour, dash in zip(curves, cycle(COLOURS), cycle(DASHES)):
+        marker = "o" if len(x) == 1 else ""  # a lone point shows no line
+        panel.plot(x, y, color=colour, linestyle=dash, linewidth=1.5, label=name, marker=marker)
+
+
+def log_scale(panel: Axes, axis: Literal["x", "y"] = "y") -> None:
+    """Give a panel a logarithmic axis whose ticks read as plain numbers, or powers of ten on wide ranges."""
+    which = panel.xaxis if axis == "x" else panel.yaxis
+    panel.set(**{f"{axis}scale": "log"})
+    low, high = sorted(which.get_view_interval())
+    few = low > 0 and high / low < 1e3  # decades alone would be too few ticks, or 1, 2 and 5 too many
+    which.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    wide = low > 0 and high / low > 1e6  # plain numbers would be of different formats
+    which.set_major_formatter(LogFormatterSciNotation() if wide else StrMethodFormatter("{x:g}"))
+    which.set_minor_formatter(NullFormatter())
+
+
+def histograms(panel: Axes, values: Mapping[str, Tensor], span: tuple[float, float]) -> None:
+    """Draw the shares of two sets of values, ``(n,)``, in 40 bins: the first as an area, the other as a line.
+
+    ``span`` holds the least and the greatest value of the bins.
+    """
+    styles = zip(COLOURS, ("stepfilled", "step"), (0.45, 1), strict=False)
+    for (name, each), (colour, kind, alpha) in zip(values.items(), styles, strict=True):
+        shares = torch.full_like(each, 1 / len(each)).numpy()
+        style: Any = {"histtype": kind, "color": colour, "alpha": alpha, "linewidth": 1.6}
+        panel.hist(each.numpy(), bins=40, range=span, weights=shares, label=name, **style)
+
+
+def value_span(values: Tensor, outside: float = 0.0) -> tuple[float, float]:
+    """Return the ends, always different, of the range of values, ``(n,)``, without a share on either side."""
+    low, high = values.double().quantile(torch.tensor([outside, 1 - outside]).double()).tolist()
+    margin = 0.0 if high - low > 1e-3 * max(abs(low), abs(high), 1e-3) else max(0.5, abs(low) / 2)
+    return low - margin, high + margin

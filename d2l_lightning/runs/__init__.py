@@ -1,0 +1,1 @@
+"""One run of an experiment: command line, run folder, trackers, report."""

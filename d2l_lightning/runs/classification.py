@@ -1,0 +1,137 @@
+"""Runs with image classifiers: train them on the same data, test each, and collect what there is to show."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from lightning.pytorch import Callback, LightningDataModule
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+
+from d2l_lightning.errors import InputError
+from d2l_lightning.models.base import SupervisedModule
+from d2l_lightning.plots.images import image_grid, matrix
+from d2l_lightning.plots.style import Curve, curve_figure
+from d2l_lightning.runs.fit import Fit
+from d2l_lightning.runs.report import Report, Table
+from d2l_lightning.runs.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Test images that are drawn with their predictions.
+NUM_DRAWN = 24
+
+
+class LabelledImages(Protocol):
+    """A data module of images that belong to classes."""
+
+    class_names: tuple[str, ...]
+    labels: Tensor  # the class of each row, shape (n,)
+    rows: dict[str, Tensor]  # the rows of each stage: train, val and test
+    validate_on_test: bool  # whether the validation rows are the test rows
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data."""
+
+    def examples(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images, shape ``(B, h, w)`` and from 0 to 1, and the classes of some rows."""
+
+
+def train_and_test(
+    run: Run,
+    data: LabelledImages,
+    models: Mapping[str, SupervisedModule],
+    title: str,
+    note: str = "",
+    callbacks: Mapping[str, Callback] | None = None,
+) -> Report:
+    """Train classifiers on the same data and test each once.
+
+    The results are, for each model, ``test_accuracy``, ``test_loss`` and ``class_accuracy``. The figures are
+    learning curves, confusion matrices and predictions.
+
+    Args:
+        run: The run; it is not finished here.
+        data: The data, a ``LightningDataModule``; its rows to predict are the test rows.
+        models: The classifiers by name. They predict logits and have the metrics ``accuracy`` and ``loss``.
+        title: What is compared, for the table and the figures.
+        note: Text below the table.
+        callbacks: A callback for the fit of a classifier, by the classifier's name.
+
+    Raises:
+        InputError: If the flags leave no rows to test on.
+        DivergenceError: If a model's loss is not finite.
+    """
+    require_test_rows(run)
+    data.setup()
+    names, rows = data.class_names, data.rows["test"]
+    images, _ = data.examples(rows[:NUM_DRAWN])
+    fits: dict[str, Fit | None] = {}
+    results: dict[str, dict[str, Any]] = {}
+    figures: dict[str, Callable[[], Figure]] = {}
+    for name, model in models.items():
+        watching = [callbacks[name]] if callbacks and name in callbacks else []
+        module = cast(LightningDataModule, data)
+        fits[name] = fit = run.fit(name, model, module, title=f"model {name}", callbacks=watching)
+        metrics = test_metrics(fit)
+        logits = fit.predict().float().cpu()
+        y = data.labels[rows[: len(logits)]].cpu()
+        by_class = multiclass_accuracy(logits, y, len(names), average=None).tolist()
+        results[name] = {**metrics, "class_accuracy": dict(zip(names, by_class, strict=True))}
+        counts = multiclass_confusion_matrix(logits, y, len(names))
+        heading = f"{title}: {name}: confusion on the test rows"
+        figures[f"confusion_{name}"] = partial(matrix, counts, names, heading, "predicted", "true")
+        pairs = list(zip(y.tolist(), logits.argmax(dim=1).tolist(), strict=True))[:NUM_DRAWN]
+        captions = [(f"{names[true]}\n{names[predicted]}", true == predicted) for true, predicted in pairs]
+        heading = f"{title}: {name}: the true name above, the predicted below"
+        figures[f"predictions_{name}"] = partial(image_grid, images[: len(pairs)], captions, heading)
+    figures["learning_curves"] = learning_curves(fits, title, data.validate_on_test)
+    table = accuracy_table(results, title, data.validate_on_test, note)
+    return Report({"models": results}, checkpoints=models, figures=figures, tables=[table])
+
+
+def require_test_rows(run: Run) -> None:
+    """Raise an InputError if the flags leave no rows to test on."""
+    if 0 in (run.trainer_flags.get("limit_test_batches"), run.trainer_flags.get("limit_predict_batches")):
+        raise InputError("--limit_test_batches and --limit_predict_batches leave nothing to test on")
+
+
+def test_metrics(fit: Fit) -> dict[str, float]:
+    """Return a classifier's ``test_accuracy`` and ``test_loss``; raise a DivergenceError if not finite."""
+    metrics = fit.test()
+    return {f"test_{metric}": metrics[f"test/{metric}"].item() for metric in ("accuracy", "loss")}
+
+
+def accuracy_table(
+    models: Mapping[str, Mapping[str, Any]], title: str, validate_on_test: bool, note: str
+) -> Table:
+    """Return a table of test accuracy and loss, and of the accuracy in each class, of models by name."""
+    columns = [
+        {"all classes": each["test_accuracy"], **each["class_accuracy"], "loss": each["test_loss"]}
+        for each in models.values()
+    ]
+    cells = [(row, *(f"{column[row]:.4f}" for column in columns)) for row in columns[0]]
+    protocol = "Validated on rows held out of the training rows; the test rows were used once."
+    if validate_on_test:
+        protocol = "Validated on the official test rows, as in the book."
+    return Table(f"{title}, accuracy on the test rows", ("", *models), cells, f"{protocol} {note}".strip())
+
+
+def learning_curves(
+    fits: Mapping[str, Fit | None], title: str, validate_on_test: bool
+) -> "Callable[[], Figure]":
+    """Return a function that draws loss and accuracy over the epochs of fits; None is one that diverged."""
+    rows = "test" if validate_on_test else "validation"
+    panels = {"loss in training": "train/loss", f"loss, {rows} rows": "val/loss"}
+    panels[f"accuracy, {rows} rows"] = "val/accuracy"
+    named = {name.replace("_", " "): fit for name, fit in fits.items()}
+    curves: dict[str, list[Curve]] = {
+        panel: [
+            (f"{name} (diverged)", [], []) if fit is None else (name, *fit.curve(metric))
+            for name, fit in named.items()
+        ]
+        for panel, metric in panels.items()
+    }
+    ylabels = ["cross-entropy", "cross-entropy", "accuracy"]
+    return partial(curve_figure, f"{title}: learning curves", curves, "epoch", ylabels)

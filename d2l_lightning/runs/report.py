@@ -1,0 +1,133 @@
+"""What a run reports: results.json with its environment, and everything that is printed."""
+
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from lightning.pytorch import LightningModule
+    from matplotlib.figure import Figure
+
+# The packages whose versions a result may depend on.
+PACKAGES = ("d2l_lightning", "torch", "lightning", "torchmetrics", "torchvision", "pandas", "numpy")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table with a note below; cells that are floats are printed with six decimals."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float]]
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """The first words of the title, with underscores: the same for all settings of an experiment."""
+        return "_".join(re.split(r"[^\w ]", self.title)[0].lower().split())
+
+
+@dataclass(frozen=True)
+class Report:
+    """The arguments of ``Run.finish``."""
+
+    results: Mapping[str, Any]
+    products: "Mapping[str, pd.DataFrame]" = field(default_factory=dict)
+    checkpoints: "Mapping[str, LightningModule]" = field(default_factory=dict)
+    figures: "Mapping[str, Callable[[], Figure]]" = field(default_factory=dict)
+    tables: Iterable[Table] = ()
+    notes: Iterable[str] = ()
+
+
+def print_table(table: Table) -> None:
+    """Print a table with its note."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    # As Text, because the brackets of a unit are not markup.
+    drawn = RichTable(title=Text(table.title), title_justify="left")
+    for place, column in enumerate(table.columns):
+        drawn.add_column(Text(column), justify="left" if place == 0 else "right")
+    for row in table.rows:
+        drawn.add_row(*(Text(f"{cell:.6f}" if isinstance(cell, float) else str(cell)) for cell in row))
+    console = Console()
+    with console.capture() as capture:  # rich itself ends the program where a pipe is closed
+        console.print(drawn, *[Text(table.note)] * bool(table.note), sep="\n")
+    print(capture.get(), end="")
+
+
+def print_line(text: str) -> None:
+    """Print a line."""
+    print(text, flush=True)
+
+
+def print_warning(text: str) -> None:
+    """Print a warning to stderr, as one line."""
+    with suppress(OSError, ValueError):
+        print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def attempt(what: str) -> Iterator[None]:
+    """Turn an error inside the context into a warning: to show results must not fail a run."""
+    try:
+        yield
+    except Exception as error:
+        print_warning(f"could not {what}: {error or type(error).__name__}")
+
+
+def track(items: Iterable[Item], description: str) -> Iterable[Item]:
+    """Iterate over items with a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import track as rich_track
+
+    return rich_track(items, description=description, console=Console(stderr=True))
+
+
+def results_text(
+    experiment: str, results: Mapping[str, Any], seconds: float, environment: dict[str, Any]
+) -> str:
+    """Return the text of results.json.
+
+    Raises:
+        ValueError: If a number in the results is not finite.
+    """
+    parts = {"experiment": experiment, "results": results, "seconds": round(seconds, 3)}
+    return json.dumps({**parts, "environment": environment}, indent=2, allow_nan=False) + "\n"
+
+
+def environment(seed: int, device: torch.device, source: Path) -> dict[str, Any]:
+    """Return what results may depend on: device, threads, platform, seed, versions, commit of ``source``."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "device": str(device),
+        "device_name": name or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "seed": seed,
+        "git_commit": git_commit(source),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def git_commit(source: Path) -> str | None:
+    """Return the git commit of a folder, with ``-dirty`` if files differ; None outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        described = subprocess.run(command, cwd=source, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,241 @@
+"""The rows of each batch: every row once an epoch, in an order given by seed and epoch."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from d2l_lightning.data.batches import ShuffledBatches, StackedBatches, data_generator, epoch_generator
+from d2l_lightning.ensemble.folds import k_fold
+from d2l_lightning.errors import InputError
+
+SEEDS = st.integers(0, 2**32 - 1)
+EPOCHS = st.integers(0, 1000)
+
+
+def member_orders(batches: StackedBatches) -> list[list[int]]:
+    """Return the order of each member's rows in an epoch, without rows of weight 0."""
+    orders: list[list[int]] = [[] for _ in batches.rows]
+    for rows, weight in batches:
+        for order, member_rows, member_weight in zip(orders, rows, weight, strict=True):
+            order += member_rows[member_weight == 1].tolist()
+    return orders
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 200), batch_size=st.integers(1, 250), seed=SEEDS, epoch=EPOCHS)
+def test_shuffled_batches_have_every_row_once(n: int, batch_size: int, seed: int, epoch: int) -> None:
+    batches = ShuffledBatches(n, batch_size, seed)
+    batches.set_epoch(epoch)
+    drawn = list(batches)
+    assert torch.cat(drawn).sort().values.tolist() == list(range(n))
+    assert len(drawn) == len(batches)
+    assert all(len(batch) == batch_size for batch in drawn[:-1])
+    assert 1 <= len(drawn[-1]) <= batch_size
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    orders = {}
+    for seed in range(4):
+        batches = ShuffledBatches(50, 7, seed)
+        for epoch in (2, 0, 1, 3):  # not in sequence: an epoch does not depend on others
+            batches.set_epoch(epoch)
+            orders[seed, epoch] = tuple(torch.cat(list(batches)).tolist())
+            assert tuple(torch.cat(list(batches)).tolist()) == orders[seed, epoch]
+    assert len(set(orders.values())) == 16
+    assert tuple(torch.cat(list(ShuffledBatches(50, 7, 3))).tolist()) == orders[3, 0]
+
+
+def test_the_global_generator_neither_changes_the_order_nor_is_changed() -> None:
+    torch.manual_seed(1)
+    first = torch.cat(list(ShuffledBatches(50, 7, 0)))
+    after = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), after)
+    assert torch.equal(torch.cat(list(ShuffledBatches(50, 7, 0))), first)
+
+
+def test_first_place_is_uniform() -> None:
+    """Each of 5 rows is first in a fifth of 2000 epochs: 400, with a standard deviation of 18."""
+    batches = ShuffledBatches(5, 1, 0)
+    counts = torch.zeros(5)
+    for epoch in range(2000):
+        batches.set_epoch(epoch)
+        counts[next(iter(batches))] += 1
+    assert (counts - 400).abs().max() < 5 * 18
+
+
+def test_generators_of_neighbouring_seeds_and_epochs_differ() -> None:
+    drawn = {
+        (seed, epoch): torch.rand(1, generator=epoch_generator(seed, epoch)).item()
+        for seed in range(20)
+        for epoch in range(20)
+    }
+    assert len(set(drawn.values())) == 400
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_stacked_batches_have_every_row_of_every_member_once(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 40), label="n")
+    members = data.draw(
+        st.lists(st.lists(st.integers(0, n - 1), min_size=1, unique=True), min_size=1, max_size=5),
+        label="members",
+    )
+    batch_size = data.draw(st.integers(1, 50), label="batch_size")
+    seed, epoch = data.draw(SEEDS, label="seed"), data.draw(EPOCHS, label="epoch")
+    member_rows = [torch.tensor(rows) for rows in members]
+    sizes = [len(rows) for rows in members]
+    steps = -(-max(sizes) // batch_size)
+    if min(sizes) < steps:
+        with pytest.raises(InputError, match=rf"^a member with {min(sizes)} rows .* {steps} steps;"):
+            StackedBatches(member_rows, batch_size, seed)
+        return
+
+    batches = StackedBatches(member_rows, batch_size, seed)
+    batches.set_epoch(epoch)
+    drawn = list(batches)
+    assert len(drawn) == len(batches) == steps
+    shape = (len(members), min(batch_size, max(sizes)))
+    assert {(rows.shape, weight.shape) for rows, weight in drawn} == {(shape, shape)}
+    rows, weight = (torch.stack(tensors) for tensors in zip(*drawn, strict=True))
+    assert rows.dtype == torch.int64
+    assert weight.dtype == torch.float32
+    assert set(weight.unique().tolist()) <= {0.0, 1.0}
+    assert weight.sum(dim=2).min() >= 1  # a batch without a row would have no mean loss
+    for place, member in enumerate(members):
+        kept = weight[:, place] == 1
+        assert sorted(rows[:, place][kept].tolist()) == sorted(member)
+        assert set(rows[:, place][~kept].tolist()) <= set(member)  # padding has no other member's rows
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 200), k=st.integers(1, 4), batch_size=st.integers(1, 250), seed=SEEDS, epoch=EPOCHS)
+def test_the_first_member_with_all_rows_has_the_order_of_shuffled_batches(
+    n: int, k: int, batch_size: int, seed: int, epoch: int
+) -> None:
+    alone = ShuffledBatches(n, batch_size, seed)
+    stacked = StackedBatches([torch.arange(n)] * k, batch_size, seed)
+    alone.set_epoch(epoch)
+    stacked.set_epoch(epoch)
+    for batch, (rows, weight) in zip(alone, stacked, strict=True):
+        assert torch.equal(rows[0, : len(batch)], batch)
+        assert weight[0].tolist() == [1.0] * len(batch) + [0.0] * (len(weight[0]) - len(batch))
+
+
+def test_the_first_member_has_the_order_of_shuffled_batches_where_sort_keys_tie() -> None:
+    n = 5000  # among so many float32 keys some are equal in most epochs
+    alone, stacked = ShuffledBatches(n, 64, 0), StackedBatches([torch.arange(n)] * 3, 64, 0)
+    ties = 0
+    for epoch in range(5):
+        alone.set_epoch(epoch)
+        stacked.set_epoch(epoch)
+        ties += n - len(torch.rand(n, generator=epoch_generator(0, epoch)).unique())
+        assert torch.cat(list(alone)).tolist() == member_orders(stacked)[0]
+    assert ties > 0
+
+
+def test_each_member_has_its_own_order_for_each_seed_and_epoch() -> None:
+    orders = []
+    for seed in range(3):
+        batches = StackedBatches([torch.arange(50)] * 3, 7, seed)
+        for epoch in (1, 0):
+            batches.set_epoch(epoch)
+            orders += [tuple(order) for order in member_orders(batches)]
+    assert len(set(orders)) == 18
+    again = member_orders(StackedBatches([torch.arange(50)] * 3, 7, 2))
+    assert [tuple(order) for order in again] == orders[-3:]
+
+
+def test_a_member_with_one_batch_less_takes_every_step() -> None:
+    """64 rows fill one batch of 64, 65 need two: the 64 are spread over two."""
+    batches = StackedBatches([torch.arange(65), torch.arange(100, 164)], 64, seed=0)
+    counts = torch.stack([weight.sum(dim=1) for _, weight in batches], dim=1)
+    assert counts.tolist() == [[64.0, 1.0], [32.0, 32.0]]
+    assert [sorted(order) for order in member_orders(batches)] == [[*range(65)], [*range(100, 164)]]
+
+
+@pytest.mark.parametrize(("n", "k", "batch_size"), [(1460, 5, 64), (1461, 5, 64), (161, 5, 64), (7, 7, 3)])
+def test_folds_take_the_same_steps(n: int, k: int, batch_size: int) -> None:
+    train_rows, _ = k_fold(n, k)
+    batches = StackedBatches(train_rows, batch_size, seed=0)
+    assert len(batches) == -(-max(map(len, train_rows)) // batch_size)
+    assert [sorted(order) for order in member_orders(batches)] == [rows.tolist() for rows in train_rows]
+
+
+def test_batches_are_full_before_the_last_step() -> None:
+    """Members of the same size have full batches and then the rest, as in ShuffledBatches."""
+    batches = StackedBatches([torch.arange(10), torch.arange(10)], 4, seed=0)
+    assert [weight.sum(dim=1).tolist() for _, weight in batches] == [[4.0, 4.0], [4.0, 4.0], [2.0, 2.0]]
+
+
+def test_an_epoch_does_not_change_earlier_batches() -> None:
+    batches = StackedBatches([torch.arange(20), torch.arange(20)], 8, seed=0)
+    drawn: list[list[Tensor]] = []
+    copies: list[list[Tensor]] = []
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        drawn.append([rows for rows, _ in batches])
+        copies.append([rows.clone() for rows in drawn[-1]])
+    assert all(
+        torch.equal(a, b) for d, c in zip(drawn, copies, strict=True) for a, b in zip(d, c, strict=True)
+    )
+    assert all(not torch.equal(torch.cat(a, 1), torch.cat(b, 1)) for a, b in pairwise(drawn))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batch_size_must_be_positive(batch_size: int) -> None:
+    message = f"^batch_size must be positive, not {batch_size}$"
+    with pytest.raises(InputError, match=message):
+        ShuffledBatches(10, batch_size, seed=0)
+    with pytest.raises(InputError, match=message):
+        StackedBatches([torch.arange(10)], batch_size, seed=0)
+
+
+def test_members_with_the_same_rows_can_have_them_in_the_same_order() -> None:
+    rows = [torch.arange(10), torch.arange(10), torch.arange(5, 15)]
+    for same in (True, False):
+        batches = StackedBatches(rows, batch_size=4, seed=3, same_order=same)
+        batches.set_epoch(2)
+        first, second, third = torch.cat([taken for taken, _ in batches], dim=1)
+        assert torch.equal(first, second) is same
+        assert torch.equal(first[:10] + 5, third[:10]) is same
+    alone = ShuffledBatches(10, 4, seed=3)
+    alone.set_epoch(2)
+    batches = StackedBatches(rows[:2], batch_size=4, seed=3, same_order=True)
+    batches.set_epoch(2)
+    for (taken, weight), expected in zip(batches, alone, strict=True):
+        assert torch.equal(taken[1][weight[1] > 0], expected)
+
+
+def test_the_random_numbers_of_a_data_set_differ_from_those_of_epochs() -> None:
+    def first(generator: torch.Generator) -> float:
+        return torch.rand((), generator=generator, dtype=torch.float64).item()
+
+    seeds, epochs = range(5), range(20)
+    drawn = [first(data_generator(seed)) for seed in seeds]
+    drawn += [first(epoch_generator(seed, epoch)) for seed in seeds for epoch in epochs]
+    assert len(set(drawn)) == len(drawn)
+    assert first(data_generator(3)) == drawn[3]
+
+
+@pytest.mark.parametrize("kind", ["alone", "stacked"])
+def test_the_epoch_can_be_set_after_the_iterator_is_created(kind: str) -> None:
+    # Lightning does so in the first epoch of a fit, which is not epoch 0 if the fit is resumed.
+    def rows(batches: Iterable[Any]) -> list[list[int]]:
+        return [(batch if isinstance(batch, Tensor) else batch[0]).flatten().tolist() for batch in batches]
+
+    def make() -> ShuffledBatches | StackedBatches:
+        return ShuffledBatches(20, 4, seed=1) if kind == "alone" else StackedBatches([torch.arange(20)], 4, 1)
+
+    expected, late = make(), make()
+    expected.set_epoch(3)
+    iterator = iter(late)
+    late.set_epoch(3)
+    assert rows(iterator) == rows(expected)
+    assert rows(expected) != rows(make())

@@ -1,0 +1,61 @@
+"""Parts of perceptrons: initial weights and the variances of hidden layers."""
+
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+
+from d2l_lightning.models.layers import initialize, layer_variances
+from d2l_lightning.models.mlp import MLP
+
+
+def test_initial_weights_have_their_standard_deviation() -> None:
+    torch.manual_seed(0)
+    n_in, n_out = 400, 300
+    deviations = {
+        "normal": 0.05,
+        "xavier_uniform": (2 / (n_in + n_out)) ** 0.5,
+        "xavier_normal": (2 / (n_in + n_out)) ** 0.5,
+        "kaiming": (2 / n_in) ** 0.5,
+        "default": (1 / (3 * n_in)) ** 0.5,
+    }
+    for name, deviation in deviations.items():
+        layer = nn.Linear(n_in, n_out)
+        initialize(layer, cast(Any, name), sigma=0.05)
+        assert layer.weight.std().item() == pytest.approx(deviation, rel=0.02), name
+        assert layer.weight.mean().item() == pytest.approx(0, abs=0.001)
+        assert (layer.bias.abs().sum() == 0) == (name != "default")
+        if name == "xavier_uniform":  # eq. 4.8.6
+            bound = (6 / (n_in + n_out)) ** 0.5
+            assert layer.weight.abs().max().item() == pytest.approx(bound, rel=0.001)
+
+
+@pytest.mark.parametrize("initialization", ["xavier_uniform", "xavier_normal", "kaiming", "default"])
+def test_variances_of_linear_layers_are_those_of_the_equation(initialization: Any) -> None:
+    torch.manual_seed(0)
+    X, y = torch.rand(400, 28, 28), torch.randint(10, (400,))
+    model = MLP(hidden_sizes=[784] * 6, activation="identity", initialization=initialization)
+    for layer in model.net:
+        if isinstance(layer, nn.Linear):
+            nn.init.zeros_(layer.bias)
+    variances = layer_variances(model.net, X, y)
+    # n sigma^2, forwards and backwards: the layers are square.
+    factor = {"kaiming": 2.0, "default": 1 / 3}.get(initialization, 1.0)
+    # The tolerances are four standard deviations over seeds. There are ten classes, so gradients vary more.
+    activations, gradients = variances["activation_variance"], variances["gradient_variance"]
+    assert activations[0] == pytest.approx(factor, rel=0.02)
+    assert activations[-1] / activations[0] == pytest.approx(factor**5, rel=0.045)
+    assert gradients[-1] / gradients[0] == pytest.approx(factor**-5, rel=0.19)
+
+
+def test_gradients_are_those_of_the_loss_of_each_example() -> None:
+    model, X, y = MLP(hidden_sizes=[5], activation="tanh"), torch.rand(7, 28, 28), torch.arange(7)
+    variances = layer_variances(model.net, X, y)
+    X = X.double()
+    H = model.net[1](model.net[0](((X - X.mean()) / X.std()).flatten(1))).detach()
+    W = cast(nn.Linear, model.net[2]).weight.detach()
+    logits = model.net[2](H).detach()
+    gradient = (logits.softmax(dim=1) - nn.functional.one_hot(y, 10)) @ W
+    assert variances["gradient_variance"] == [pytest.approx(gradient.var().item())]
+    assert variances["activation_variance"] == [pytest.approx(H.var().item())]

@@ -1,0 +1,37 @@
+"""Panels and curves have the axes, scales, markers and legends that are asked for."""
+
+from typing import Any
+
+import pytest
+
+from d2l_lightning.plots.style import curve_figure, draw_curves, log_scale, panels
+
+
+def test_panels_share_an_axis_for_one_label_and_have_their_own_for_several() -> None:
+    for ylabel, shared in (("loss", True), (["loss", "norm"], False)):
+        _, axes = panels(["a", "b"], "two", "x", ylabel)
+        draw_curves(axes[0], [("one", [1, 10, 100], [1e-3, 1, 1e3])])
+        draw_curves(axes[1], [("two", [1, 10, 100], [1, 2, 3])])
+        log_scale(axes[0])
+        log_scale(axes[0], "x")
+        assert (axes[0].get_ylim() == axes[1].get_ylim()) is shared
+        assert axes[1].get_ylabel() == ("" if shared else "norm")
+        assert axes[0].get_xlim() == axes[1].get_xlim()
+
+
+def test_a_curve_figure_has_scales_markers_and_legends() -> None:
+    curves = {name: [("low", [1, 10], [1, 2]), ("high", [1, 10], [3, 4])] for name in ("a", "b")}
+    figure = curve_figure("title", curves, "x", "y", xscale="log", markers=True, legend="first")
+    assert figure.get_suptitle() == "title"
+    assert [panel.get_title() for panel in figure.axes] == ["a", "b"]
+    for panel in figure.axes:
+        assert (panel.get_xscale(), panel.get_yscale()) == ("log", "linear")
+        assert [line.get_label() for line in panel.lines] == ["low", "high"]
+        assert {line.get_marker() for line in panel.lines} == {"o"}
+    assert [panel.get_legend() is None for panel in figure.axes] == [False, True]
+
+
+@pytest.mark.parametrize(("legend", "shown"), [("each", 2), ("last", 1), ("none", 0)])
+def test_legends_are_in_the_panels_asked_for(legend: Any, shown: int) -> None:
+    figure = curve_figure("", {name: [("c", [1, 2], [1, 2])] for name in "ab"}, "x", "y", legend=legend)
+    assert sum(panel.get_legend() is not None for panel in figure.axes) == shown

@@ -1,0 +1,58 @@
+"""What a run reports: the table, the environment, the git commit."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from d2l_lightning.runs.report import Table, environment, git_commit, print_table
+
+
+def test_a_table_lines_up_and_shows_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(Table("lengths [cm]", ("", "value [red]"), [("a", 1.0), ("long name", "x")], "A [note]."))
+    title, *lines, note = capsys.readouterr().out.splitlines()
+    assert title.strip() == "lengths [cm]"
+    assert note == "A [note]."
+    assert len({len(line) for line in lines}) == 1
+    assert "1.000000" in lines[3]
+    assert "value [red]" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("log RMSE, 331 features (book: 331)", "log_rmse"),
+        ("weight decay", "weight_decay"),
+        ("Detector on Fashion-MNIST (rotation 15)", "detector_on_fashion"),
+    ],
+)
+def test_a_tables_name_leaves_out_settings(title: str, name: str) -> None:
+    assert Table(title, (), []).name == name
+
+
+def test_the_environment_names_device_seed_threads_and_versions(tmp_path: Path) -> None:
+    found = environment(3, torch.device("cpu"), tmp_path)
+    assert (found["device"], found["seed"]) == ("cpu", 3)
+    assert found["threads"] == torch.get_num_threads()
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_the_commit_is_that_of_the_code_with_a_mark_for_changes(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        done = subprocess.run(
+            ["git", *identity, *words], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert git_commit(tmp_path) is None
+    git("init", "-q")
+    (tmp_path / "code.py").write_text("1")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "below").mkdir()
+    assert git_commit(tmp_path) == git_commit(tmp_path / "below") == commit
+    (tmp_path / "code.py").write_text("2")
+    assert git_commit(tmp_path) == f"{commit}-dirty"
