@@ -1,1 +1,40 @@
-"""Two chapters of Dive into Deep Learning as PyTorch Lightning software."""
+"""Two chapters of Dive into Deep Learning as PyTorch Lightning software.
+
+The names that ``__init__.pyi`` lists can be imported from here. Their modules are loaded on first use, so
+importing the package itself takes next to no time.
+"""
+
+import ast
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+# A script started from a notebook inherits the notebook's backend in this variable, and matplotlib raises an
+# error on import if the backend's package is not installed for the script's Python.
+_backend = os.environ.get("MPLBACKEND", "")
+if _backend.startswith("module://"):
+    _package = _backend.removeprefix("module://").split(".")[0]
+    if not _package or (_package not in sys.modules and find_spec(_package) is None):
+        del os.environ["MPLBACKEND"]
+
+# The module of each public name. The stub is the only list of them; type checkers read it too.
+_modules = {
+    alias.name: str(statement.module)
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(statement, ast.ImportFrom)
+    for alias in statement.names
+}
+__all__ = sorted(_modules)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _modules:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_modules[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
