@@ -1,4 +1,4 @@
-# An image for GPU jobs: code, its data and the locked dependencies. README.md tells how to build and run it.
+# An image for GPU jobs: code, its data and the locked dependencies. docs/docker.md says how to build and run it.
 # The base is any Debian-like image that has Python 3.11 to 3.14 with venv, as python3.
 ARG BASE_IMAGE=python:3.13-slim
 FROM ${BASE_IMAGE}
@@ -6,24 +6,25 @@ FROM ${BASE_IMAGE}
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH
 
-# The dependencies are a layer of their own, which a change of code leaves as it is. CUDA comes with torch; the
-# lock is complete and hashed, and with wheels alone nothing is compiled. The venv is for bases whose own
-# Python is managed by the system, as Debian's is.
+# The dependencies are a layer of their own, so that a change of code does not install them again. CUDA comes with
+# torch. The lock is complete and has hashes; with wheels alone, nothing is compiled. The venv is for base images
+# whose Python is managed by the system, such as Debian's.
 COPY requirements.lock ./
 RUN python3 -m venv /opt/venv \
     && pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r requirements.lock
 
-# The install is editable because configs/ is found beside the package. runs/ and cache/ are open to everyone
-# since `docker run --user` may name anyone; the code has to be readable whatever the umask it was cloned with.
+# Scripts find configs/ beside their own folder, so the package itself is not needed here after its installation.
+# Everyone may write to runs/ and cache/, because `docker run --user` may name anyone. Scripts and configs must be
+# readable, whatever the umask they were cloned with.
 COPY . .
-RUN pip install --no-cache-dir --no-deps --no-build-isolation -e . \
-    && rm -rf build ./*.egg-info \
+RUN pip install --no-cache-dir --no-deps --no-build-isolation . \
+    && rm -rf build d2l_lightning ./*.egg-info \
     && chmod -R go=u-w . \
     && mkdir runs cache \
     && chmod 1777 runs cache
 
-# NVIDIA_*: the GPUs and the parts of the driver that the NVIDIA runtime hands in, as in NVIDIA's own images.
-# HOME and USER: whoever runs this has no entry in /etc/passwd, and libraries want a home to write to and a name.
+# NVIDIA_*: the GPUs and the parts of the driver that the NVIDIA runtime mounts, as in NVIDIA's own images.
+# HOME and USER: the user has no entry in /etc/passwd, and libraries need a name and a home folder to write to.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     D2L_LIGHTNING_CACHE=/app/cache \
@@ -32,6 +33,6 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     PYTHONUNBUFFERED=1
 
 USER 1000:1000
-# As Ctrl-C: a run says how far it has come. Outside a fit, Python as process 1 does not heed the usual signal.
+# The signal of Ctrl-C, on which a run prints how far it was. As process 1, Python ignores the usual one, SIGTERM.
 STOPSIGNAL SIGINT
 CMD ["python", "experiments/kaggle_house.py"]
