@@ -363,8 +363,11 @@ def test_parts_get_their_settings_from_flags(tmp_path: Path) -> None:
     assert results["first"] == [1, "green", 0.5, 7]
     # The colour is fixed, the flag lr is shared, and the seed is the experiment's to pass on.
     assert results["second"] == [2, "blue", 0.5, 0]
+    experiment.run([*flags, "--run_dir", str(tmp_path / "run"), "--overwrite", "true"])
     config = (tmp_path / "run/config.yaml").read_text()
     assert "colour: green" in config
+    assert "run_dir" not in config
+    assert "overwrite" not in config
     assert "first" not in config
 
 

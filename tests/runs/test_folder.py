@@ -56,6 +56,23 @@ def test_overwrite_removes_the_files_of_the_earlier_run_and_no_others(tmp_path: 
     assert set(after) == {*mine, *written}
 
 
+def test_folders_that_become_empty_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    finish(folder)
+    with Run("test", run_dir=str(folder), overwrite=True) as run:
+        run.finish({})
+    assert [path for path in folder.iterdir() if path.is_dir()] == []
+
+
+def test_results_are_the_first_file_that_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(tmp_path / "run")
+    removed: list[str] = []
+    monkeypatch.setattr(RunFolder, "_remove", lambda self, name: removed.append(name))
+    RunFolder(str(tmp_path / "run"), "test", overwrite=True).clear()
+    assert removed[0] == "results.json"
+    assert {"first.csv", "figures/first.png"} < set(removed)
+
+
 def test_a_run_that_fails_after_overwrite_leaves_no_finished_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     finish(folder)
