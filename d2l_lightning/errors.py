@@ -1,6 +1,8 @@
 """Errors that a user can correct, and checks of arguments that raise them."""
 
 import math
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
@@ -11,11 +13,20 @@ class InputError(ValueError):
     """An argument, flag or file cannot be used: the message names it and says what to do.
 
     The command line prints the message as one line and exits with status 2, see ``runs.cli.run_experiment``.
+    Names of files and values of data are in messages: a terminal must not act on control characters in them.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__("\n".join(map(printable, str(message).split("\n"))))
 
 
 class DivergenceError(InputError):
     """The loss or a metric of a model is infinite or not a number."""
+
+
+def printable(text: str) -> str:
+    """Return a text in which control characters, and others that cannot be seen, are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def require_positive(**values: float) -> None:
@@ -42,9 +53,14 @@ def require_known(what: str, name: str, known: Any) -> None:
 def require_same_shape(**values: "Tensor") -> None:
     """Raise an InputError if two tensors differ in shape: ``(B, 1)`` and ``(B,)`` broadcast to ``(B, B)``."""
     (name, value), (other, expected) = values.items()
-    shape, expected_shape = tuple(value.shape), tuple(expected.shape)
-    if shape != expected_shape:
-        raise InputError(f"{name} of shape {shape} does not go with {other} of shape {expected_shape}")
+    if value.shape != expected.shape:
+        shape, expected_shape = tuple(value.shape), tuple(expected.shape)
+        remedy = ""
+        for column, of, like in ((name, shape, expected_shape), (other, expected_shape, shape)):
+            if of == (*like, 1):
+                remedy = f"; take {column}.squeeze(-1)"
+        message = f"{name} of shape {shape} does not go with {other} of shape {expected_shape}"
+        raise InputError(message + remedy)
 
 
 def require_finite(**values: "Tensor") -> None:
@@ -55,3 +71,22 @@ def require_finite(**values: "Tensor") -> None:
             index = wrong[0].tolist()
             element = f"{name}{index}" if index else name
             raise InputError(f"{element} must be a finite number, not {value[tuple(index)].item()}")
+
+
+def absolute_path(path: str | os.PathLike[str]) -> Path:
+    """Return an absolute path, with ``~`` replaced by the home folder.
+
+    Raises:
+        InputError: If the path is empty or not a path, there is no such home folder, or the path is relative
+            and the working folder was deleted.
+    """
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise InputError(f"a path must not be empty or hold the character \\0, as {os.fspath(path)!r} does")
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise InputError(f"there is no home folder for {os.fspath(path)}") from error
+    except FileNotFoundError as error:
+        raise InputError(
+            f"the working folder was deleted; change to another one for {os.fspath(path)}"
+        ) from error

@@ -40,7 +40,7 @@ class SourceAndTarget(InMemoryData):
         """Return the loader of shuffled batches of the source."""
         rows = self.rows["source"]
         weights = [] if self.weights is None else [self.weights.to(self.X.dtype)]
-        return shuffled_loader(self.batch_size, self.seed, self.X[rows], self.y[rows], *weights)
+        return shuffled_loader(self, self.batch_size, self.seed, self.X[rows], self.y[rows], *weights)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the target's features."""

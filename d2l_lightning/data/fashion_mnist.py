@@ -1,9 +1,8 @@
 """Fashion-MNIST: 70,000 grey images of clothes in ten classes, kept in memory."""
 
-import gzip
 import math
+import os
 import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -16,13 +15,15 @@ from d2l_lightning.data.batches import (
     EVALUATION_BATCH,
     InMemoryData,
     RowLoader,
-    ShuffledBatches,
     data_generator,
     epoch_generator,
     gather_from,
+    shuffled_batches,
 )
 from d2l_lightning.data.hub import cache_folder
-from d2l_lightning.errors import InputError, require_positive
+from d2l_lightning.data.reading import LIMIT, listing, names_in, open_input, read_at_most, reading
+from d2l_lightning.data.scratch import scratch_folder
+from d2l_lightning.errors import InputError, absolute_path, require_positive
 
 LABELS = (
     *("t-shirt", "trouser", "pullover", "dress", "coat"),
@@ -53,7 +54,7 @@ class FashionMNIST(InMemoryData):
     Batches are images of shape ``(B, 28, 28)``, from 0 to 1, and classes of shape ``(B,)``.
 
     Args:
-        data_dir: A folder with the four IDX files, gzipped or not, or a folder that torchvision made. If not
+        data_dir: A folder with the four IDX files, gzipped or not, in it or in folders inside it. If not
             given, the folder of Debian's package dataset-fashion-mnist, or a download in the cache.
         batch_size: Rows in a training batch.
         val_fraction: Share of the training rows, chosen by the seed, that are for validation, not training.
@@ -76,7 +77,7 @@ class FashionMNIST(InMemoryData):
 
     def __init__(
         self,
-        data_dir: str | None = None,
+        data_dir: str | Path | None = None,
         batch_size: int = 256,
         val_fraction: float = 0.1,
         validate_on_test: bool = False,
@@ -87,7 +88,8 @@ class FashionMNIST(InMemoryData):
         require_positive(batch_size=batch_size)
         if not 0 < val_fraction < 1:
             raise InputError(f"val_fraction must be between 0 and 1, not {val_fraction}")
-        self.data_dir, self.batch_size, self.seed = data_dir, batch_size, seed
+        self.data_dir = None if data_dir is None else absolute_path(data_dir)
+        self.batch_size, self.seed = batch_size, seed
         self.val_fraction, self.validate_on_test, self.flip = val_fraction, validate_on_test, flip
 
     def prepare_data(self) -> None:
@@ -96,13 +98,20 @@ class FashionMNIST(InMemoryData):
             return
         from torchvision.datasets import FashionMNIST as Torchvision
 
+        top = cache_folder() / "FashionMNIST"
         try:
-            Torchvision(str(cache_folder()), download=True)
+            # A download that is cut off leaves no files under the names of complete ones.
+            with scratch_folder(top) as scratch:
+                Torchvision(str(scratch), download=True)
+                (top / "raw").mkdir(exist_ok=True)
+                for file in (scratch / "FashionMNIST" / "raw").iterdir():
+                    file.replace(top / "raw" / file.name)
         except (OSError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = (getattr(error, "strerror", None) or str(error) or repr(error)).strip().splitlines()[0]
             raise InputError(
-                f"Fashion-MNIST is not on this machine and cannot be downloaded ({reason}): give its folder "
-                "as --data_dir, install Debian's package dataset-fashion-mnist, or connect to the network"
+                f"Fashion-MNIST is not on this machine and cannot be downloaded to {top} ({reason}): give "
+                "its folder as --data_dir, install Debian's package dataset-fashion-mnist, or connect to the "
+                "network"
             ) from error
 
     def _load(self) -> None:
@@ -126,7 +135,7 @@ class FashionMNIST(InMemoryData):
 
     def train_dataloader(self) -> RowLoader:
         """Return the loader of shuffled training batches."""
-        batches = ShuffledBatches(self.rows["train"], self.batch_size, self.seed)
+        batches = shuffled_batches(self, self.rows["train"], self.batch_size, self.seed)
         return (FlippingLoader if self.flip else RowLoader)(batches, self._gather())
 
     def val_dataloader(self) -> RowLoader:
@@ -161,22 +170,41 @@ class FashionMNIST(InMemoryData):
         return [LABELS[int(label)] for label in labels]
 
 
-def find_files(data_dir: str | None) -> dict[str, Path] | None:
+def find_files(data_dir: Path | None) -> dict[str, Path] | None:
     """Return the path of each file by its name, or None without ``data_dir`` if they must be downloaded."""
     tops = [SYSTEM_FOLDER, cache_folder()] if data_dir is None else [Path(data_dir)]
-    # A file that is not gzipped precedes one that is.
-    found = [
-        {name: path for name in NAMES for path in (folder / f"{name}.gz", folder / name) if path.is_file()}
-        for top in tops
-        for folder in (top, top / "FashionMNIST" / "raw")
-    ]
-    best = max(found, key=len)
-    if len(best) == len(NAMES):
-        return best
-    if data_dir is None:
-        return None
-    missing = next(name for name in NAMES if name not in best)
-    raise InputError(f"--data_dir {data_dir} lacks {missing} (or {missing}.gz)")
+    for folder in [folder for top in tops for folder in (top, top / "FashionMNIST" / "raw")]:
+        with reading(f"the folder {folder}"):
+            found = _files_in(folder, names_in(folder)) if folder.is_dir() else {}
+        if len(found) == len(NAMES):
+            return found
+    return None if data_dir is None else _search(Path(data_dir))
+
+
+def _search(top: Path) -> dict[str, Path]:
+    """Return the files in a folder and in folders inside it, two levels deep."""
+    there = names_in(top)
+    found: dict[str, Path] = {}
+    for folder, folders, names in os.walk(top):
+        if len(Path(folder).relative_to(top).parts) == 2:
+            folders.clear()
+        for name, path in _files_in(Path(folder), names).items():
+            if found.setdefault(name, path) != path:  # those of MNIST have the same names
+                raise InputError(
+                    f"--data_dir {top} has both {found[name]} and {path}; pass the folder of one of them"
+                )
+    for name in NAMES:
+        if name not in found:
+            raise InputError(f"--data_dir {top} lacks {name} (or {name}.gz); {listing(there)}")
+    return found
+
+
+def _files_in(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Return the files of the data set in a folder, by their usual names."""
+    # Programs that unpack write train-images.idx3-ubyte. A file that is not gzipped precedes one that is.
+    usual = {name: name.lower().removesuffix(".gz").replace(".", "-") for name in names}
+    order = sorted(usual, key=lambda name: not name.lower().endswith(".gz"))
+    return {usual[n]: folder / n for n in order if usual[n] in NAMES and not (folder / n).is_dir()}
 
 
 def read_part(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]:
@@ -198,20 +226,19 @@ def read_part(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]:
 def read_idx(path: Path) -> Tensor:
     """Return the contents of an IDX file of bytes, gzipped or not, as a uint8 tensor."""
     # torchvision's reader does not read gzipped files, and a damaged file fails one of its assertions.
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is truncated or damaged ({error}); download it again") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    # The header: two zeros, 8 for bytes, the number of dimensions, and each dimension in four bytes.
-    if data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise InputError(f"{path} is not an IDX file of bytes")
-    header = 4 + 4 * data[3]
-    shape = struct.unpack(f">{data[3]}I", data[4:header])
-    size, expected = len(data) - header, math.prod(shape)
-    if size != expected:
+    with open_input(path) as stream:
+        # The header: two zeros, 8 for bytes, the number of dimensions, and each dimension in four bytes.
+        start = stream.read(4)
+        count = start[3] if start[:3] == b"\0\0\x08" and len(start) == 4 else 0
+        sizes = stream.read(4 * count)
+        if not 1 <= count <= 3 or len(sizes) < 4 * count:
+            raise InputError(f"{path} is not an IDX file of bytes with one to three dimensions")
+        shape = struct.unpack(f">{count}I", sizes)
+        if math.prod(size or 1 for size in shape) > LIMIT:
+            raise InputError(f"{path} has the shape {shape} in its header, of more than {LIMIT / 1e6:g} MB")
+        expected = math.prod(shape)
+        data = read_at_most(stream, expected + 1)
+    if len(data) != expected:
+        size = f"more than {expected}" if len(data) > expected else len(data)
         raise InputError(f"{path} has {size} bytes of data; its header says {expected}; download it again")
-    return torch.from_numpy(np.frombuffer(bytearray(data[header:]), np.uint8).reshape(shape))
+    return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape))

@@ -3,18 +3,26 @@
 The cache folder is the argument ``cache_dir``, the environment variable ``D2L_LIGHTNING_CACHE``, or the
 system's folder for caches, in this order. A file is at ``<cache>/<sha1>/<file name>``, so that entries with
 the same file name never share a file, and an unpacked folder always belongs to the archive beside it.
+
+Files are downloaded and unpacked in a scratch folder beside their place. What a killed process leaves there
+is removed by the next call for the same entry.
 """
 
+import errno
 import gzip
+import io
+import math
 import os
 import tarfile
-import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Literal
+from typing import Any, cast
 from urllib.parse import urlsplit
+
+from d2l_lightning.data.scratch import Folder, clear_debris, scratch_folder, using_cache
+from d2l_lightning.errors import InputError, absolute_path, printable
 
 HOUSES_URL = "http://d2l-data.s3-accelerate.amazonaws.com/kaggle_house_pred_"
 # Name -> (URL, SHA-1). Add an entry to make another file available.
@@ -23,19 +31,21 @@ DATA_HUB: dict[str, tuple[str, str]] = {
     "kaggle_house_test": (HOUSES_URL + "test.csv", "fa19780a7b011d9b009e8bff8e99922a8ee2eb90"),
 }
 
-Folder = str | os.PathLike[str]
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-# What damaged archives raise: zipfile RuntimeError for a password or an unknown compression, tarfile KeyError
-# for a hard link to a missing file, gzip and zlib errors of their own.
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
-TAR_ERRORS = (tarfile.TarError, gzip.BadGzipFile, KeyError)
+UNPACKED_LIMIT = 4 * 10**9  # bytes
+HEADER_LIMIT = 256 * 2**20  # bytes of the headers of a tar file, about half a million members
+# Errors of the disk and its permissions; other errors while unpacking are the archive's.
+OF_THE_DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.EMFILE, errno.ENFILE),
+}
 
 
 def cache_folder() -> Path:
     """Return the default cache folder."""
     import pooch
 
-    return Path(os.environ.get("D2L_LIGHTNING_CACHE") or pooch.os_cache("d2l_lightning"))
+    return absolute_path(os.environ.get("D2L_LIGHTNING_CACHE") or pooch.os_cache("d2l_lightning"))
 
 
 def download(name: str, cache_dir: Folder | None = None) -> Path:
@@ -48,31 +58,35 @@ def download(name: str, cache_dir: Folder | None = None) -> Path:
         cache_dir: The cache folder, if not the default one.
 
     Raises:
-        ValueError: If the name is unknown, or the server's file has another SHA-1.
+        InputError: If the name is unknown, the server's file has another SHA-1, or the cache folder cannot be
+            used.
         ConnectionError: If the file could not be downloaded completely.
-        OSError: If the cache folder is not writable.
     """
     url, sha1, filename = _entry(name)
     # A run without downloads does not need these slow imports.
     import pooch
     from requests.exceptions import RequestException
 
-    key = f"{sha1}/{filename}"
-    registry, folder = {key: f"sha1:{sha1}"}, cache_dir or cache_folder()
-    hub = pooch.create(path=folder, base_url="", registry=registry, urls={key: url}, retry_if_failed=2)
-    path: Path = hub.abspath / key
-    # pooch creates this folder too, but fails if another process creates it at the same moment.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        hub.fetch(key, progressbar=True)
-    except (RequestException, ValueError) as error:
-        # pooch keeps a damaged file until it has a new one.
-        if path.exists() and pooch.file_hash(path, alg="sha1") != sha1:
-            path.unlink()
-        kind = ConnectionError if isinstance(error, RequestException) else ValueError
-        raise kind(
-            f"cannot fetch {name!r} from {url} ({error}); try again later, or save the file by hand as {path}"
-        ) from error
+    with using_cache(cache_dir or cache_folder()) as cache:
+        path = cache / sha1 / filename
+        if _verified(path, sha1):
+            clear_debris(path.parent)
+            return path
+        with scratch_folder(path.parent) as scratch:
+            registry, urls = {filename: f"sha1:{sha1}"}, {filename: url}
+            hub = pooch.create(path=scratch, base_url="", registry=registry, urls=urls, retry_if_failed=2)
+            try:
+                hub.fetch(filename, progressbar=True)
+            except (RequestException, ValueError) as error:
+                if _verified(path, sha1):  # by another process
+                    return path
+                path.unlink(missing_ok=True)
+                kind = ConnectionError if isinstance(error, RequestException) else InputError
+                raise kind(
+                    f"cannot fetch {name!r} from {url} ({printable(str(error))}); try again later, or save "
+                    f"the file by hand as {path}"
+                ) from error
+            (scratch / filename).replace(path)
     return path
 
 
@@ -88,22 +102,24 @@ def download_extract(name: str, folder: str | None = None, cache_dir: Folder | N
         cache_dir: The cache folder, if not the default one.
 
     Raises:
-        ValueError: If the file is not such an archive, is damaged, lacks the folder, or has a member that
-            could be written outside the archive's folder. Other errors are those of ``download``.
+        InputError: If the file is not such an archive, is damaged, lacks the folder, takes more than 4 GB
+            when unpacked, or has a member that could be written outside the archive's folder. Other errors
+            are those of ``download``.
     """
     url, _, filename = _entry(name)
     suffix = next((suffix for suffix in ARCHIVES if filename.lower().endswith(suffix)), None)
     if suffix is None:
-        raise ValueError(f"cannot extract {name!r}: {url} does not end in one of {', '.join(ARCHIVES)}")
+        raise InputError(f"cannot extract {name!r}: {url} does not end in one of {', '.join(ARCHIVES)}")
     archive = download(name, cache_dir)
     root = archive.with_name("extracted")
     if not root.is_dir():
-        _unpack(archive, root)
+        with using_cache(root.parent):
+            _unpack(archive, root)
     if folder is None:
         own = root / filename[: -len(suffix)]
         return own if own.is_dir() else root
     if not (root / folder).is_dir():
-        raise ValueError(f"{name!r} has no folder {folder!r}; its contents are in {root}")
+        raise InputError(f"{name!r} has no folder {folder!r}; its contents are in {root}")
     return root / folder
 
 
@@ -112,28 +128,33 @@ def download_all(cache_dir: Folder | None = None) -> list[Path]:
     return [download(name, cache_dir) for name in DATA_HUB]
 
 
+def _verified(path: Path, sha1: str) -> bool:
+    import pooch
+
+    return path.exists() and pooch.file_hash(path, alg="sha1") == sha1
+
+
 def _entry(name: str) -> tuple[str, str, str]:
-    """Return URL, SHA-1 and file name of an entry; raise a ValueError if there is none."""
+    """Return URL, SHA-1 and file name of an entry; raise an InputError if there is none."""
     if name not in DATA_HUB:
-        raise ValueError(f"unknown file {name!r}: DATA_HUB knows {', '.join(sorted(DATA_HUB))}")
+        raise InputError(f"unknown file {name!r}: DATA_HUB knows {', '.join(sorted(DATA_HUB))}")
     url, sha1 = DATA_HUB[name]
     return url, sha1, PurePosixPath(urlsplit(url).path).name
 
 
 def _unpack(archive: Path, root: Path) -> None:
     """Unpack an archive into the folder ``root``, which appears when it is complete, or not at all."""
-    with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
-        whole = Path(scratch, "whole")
+    with scratch_folder(root.parent) as scratch:
+        whole = scratch / "whole"
         whole.mkdir()
         try:
-            if archive.suffix.lower() == ".zip":
-                with zipfile.ZipFile(archive) as unzipped:
-                    _refuse_outside(archive, ((member, member) for member in unzipped.namelist()))
-                    unzipped.extractall(whole)
-            else:
-                _untar(archive, whole)
-        except (*ZIP_ERRORS, *TAR_ERRORS) as error:
-            raise ValueError(
+            (_unzip if archive.suffix.lower() == ".zip" else _untar)(archive, whole)
+        except InputError:
+            raise
+        except Exception as error:  # a damaged archive may raise anything
+            if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+                raise
+            raise InputError(
                 f"cannot unpack {archive} ({error}): its SHA-1 is right, so the file itself is damaged or "
                 "not of the kind that its name says; correct the entry of DATA_HUB"
             ) from error
@@ -144,27 +165,64 @@ def _unpack(archive: Path, root: Path) -> None:
                 raise
 
 
+def _unzip(archive: Path, whole: Path) -> None:
+    """Unpack a zip file into the folder ``whole``."""
+    with zipfile.ZipFile(archive) as unzipped:
+        _refuse_outside(archive, ((member, member) for member in unzipped.namelist()))
+        _refuse_large(archive, sum(member.file_size for member in unzipped.infolist()))
+        unzipped.extractall(whole)
+
+
+class _TarBytes:
+    """The bytes of a tar file, of which a limited number can be read: tarfile keeps headers in memory."""
+
+    def __init__(self, stream: io.BufferedIOBase, limit: float) -> None:
+        self.left, self.seek, self.tell = limit, stream.seek, stream.tell
+        self._read = stream.read
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes."""
+        self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError("its headers are too large")
+        return self._read(size)
+
+
 def _untar(archive: Path, whole: Path) -> None:
     """Unpack a tar or tar.gz file into the folder ``whole``."""
-    mode: Literal["r:", "r:gz"] = "r:" if archive.suffix.lower() == ".tar" else "r:gz"
-    # errorlevel 2: any member that cannot be unpacked is an error; by default, tarfile ignores some.
-    with tarfile.open(archive, mode, errorlevel=2) as tar:
-        members = tar.getmembers()
-        _refuse_outside(archive, ((m.name, path) for m in members for path in (m.name, m.linkname)))
-        # tarfile takes a damaged header for the end, and does not read as far as gzip's checksum.
-        assert tar.fileobj is not None
-        tar.fileobj.seek(tar.offset)
-        if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("no end mark")
-        while tar.fileobj.read(2**20):
-            pass
-        # The standard library's protection against devices, owners and modes; Python 3.11.2 lacks it.
-        tar.extraction_filter = getattr(tarfile, "data_filter", None)
-        tar.extractall(whole)
+    plain = archive.suffix.lower() == ".tar"
+    with closing(archive.open("rb") if plain else gzip.GzipFile(archive)) as stream:
+        bounded = _TarBytes(stream, HEADER_LIMIT)
+        # errorlevel 2: any member that cannot be unpacked is an error; by default, tarfile ignores some.
+        with tarfile.open(fileobj=cast(Any, bounded), mode="r:", errorlevel=2) as tar:
+            size = 0
+            for member in tar:
+                _refuse_outside(archive, ((member.name, path) for path in (member.name, member.linkname)))
+                size += member.size
+                _refuse_large(archive, size)
+            # tarfile takes a damaged header for the end, and does not read as far as gzip's checksum.
+            bounded.seek(tar.offset)
+            if bounded.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("no end mark")
+            while bounded.read(2**20):
+                pass
+            bounded.left = math.inf
+            # The standard library's protection against devices, owners and modes; Python 3.11.2 lacks it.
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)
+            tar.extractall(whole)
+
+
+def _refuse_large(archive: Path, size: int) -> None:
+    """Raise an InputError if the contents of an archive take too many bytes."""
+    if size > UNPACKED_LIMIT:
+        raise InputError(
+            f"refused to unpack {archive}: its contents take more than {UNPACKED_LIMIT / 1e9:g} GB; if that "
+            f"is right, unpack it by hand into {archive.with_name('extracted')}"
+        )
 
 
 def _refuse_outside(archive: Path, paths: Iterable[tuple[str, str]]) -> None:
-    """Raise a ValueError if the path of a (member, path) is absolute or contains ``..``, on any system.
+    """Raise an InputError if the path of a (member, path) is absolute or contains ``..``, on any system.
 
     Without ``..`` in names and targets, no chain of links leads outside. Links with ``..`` that stay inside
     are refused too: the attempt to allow them caused CVE-2025-4330 and CVE-2025-4517 in tarfile.
@@ -172,4 +230,4 @@ def _refuse_outside(archive: Path, paths: Iterable[tuple[str, str]]) -> None:
     for member, path in paths:
         # PureWindowsPath, because Windows has drives and accepts both slashes.
         if PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
-            raise ValueError(f"refused to unpack {archive}: member {member!r} could land outside its folder")
+            raise InputError(f"refused to unpack {archive}: member {member!r} could land outside its folder")

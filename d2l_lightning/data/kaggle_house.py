@@ -1,6 +1,8 @@
 """House prices in Ames, Iowa: the data of Kaggle's competition."""
 
+import re
 import reprlib
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +14,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2l_lightning.data.batches import InMemoryData, loader_of, shuffled_loader
+from d2l_lightning.data.reading import first_of, listing, names_in
+from d2l_lightning.data.tables.coverage import MAX_COLUMNS, NOTABLE, new_categories, share_outside
 from d2l_lightning.data.tables.encoding import indicators, standardized
-from d2l_lightning.data.tables.reading import check_rows, first_of, is_numeric, read_table, refuse, to_numbers
-from d2l_lightning.errors import InputError, require_known, require_positive
+from d2l_lightning.data.tables.reading import (
+    check_rows,
+    is_numeric,
+    other_case,
+    read_table,
+    refuse,
+    to_numbers,
+)
+from d2l_lightning.errors import InputError, absolute_path, require_known, require_positive
 
 BUNDLED = Path(__file__).with_name("files")
 ID, PRICE = "Id", "SalePrice"
@@ -40,11 +51,16 @@ class KaggleHouse(InMemoryData):
     """
 
     def __init__(
-        self, data_dir: str | None = None, statistics: Statistics = "all", batch_size: int = 64, seed: int = 0
+        self,
+        data_dir: str | Path | None = None,
+        statistics: Statistics = "all",
+        batch_size: int = 64,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         require_known("statistics", statistics, Statistics)
         require_positive(batch_size=batch_size)
+        data_dir = None if data_dir is None else str(absolute_path(data_dir))
         self.save_hyperparameters()
         self.data_dir, self.statistics = data_dir, statistics
         self.batch_size, self.seed = batch_size, seed
@@ -94,7 +110,7 @@ class KaggleHouse(InMemoryData):
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of shuffled batches ``(X, y)``."""
         examples = self.on_device(self.features()[: self.num_train], self.prices)
-        return shuffled_loader(self.batch_size, self.seed, *examples)
+        return shuffled_loader(self, self.batch_size, self.seed, *examples)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the loader of one batch: all training rows, as stage ``train``."""
@@ -104,6 +120,30 @@ class KaggleHouse(InMemoryData):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the loader of one batch: the features of all test rows."""
         return loader_of(self.features()[self.num_train :])
+
+    def warnings(self) -> list[str]:
+        """Return what the test rows have and the training rows lack: categories, and columns out of range."""
+        train, test = self.raw.iloc[: self.num_train], self.raw.iloc[self.num_train :]
+        found: list[tuple[float, str]] = []
+        added = 0
+        for column in self.raw:
+            numeric = column in self._numbers
+            new = {} if numeric else new_categories(train[column], test[column])
+            share = share_outside(train[column], test[column], numeric)
+            if new:
+                names = [f"{reprlib.repr(name)} ({part:.1%})" for name, part in new.items()]
+                added += len(new)
+                what = f"have a category that no training row has in the column {column}"
+                found.append((sum(new.values()), f"{what}: {first_of(names, 3)}."))
+            elif share > NOTABLE:
+                found.append((share, f"lie outside what the training rows have in the column {column}."))
+        found.sort(key=lambda each: -each[0])
+        notes = [f"{share:.1%} of the test rows {what}" for share, what in found[:MAX_COLUMNS]]
+        if len(found) > MAX_COLUMNS:
+            notes.append(f"The same holds for {len(found) - MAX_COLUMNS} more columns.")
+        if added:
+            notes.append(f"Only test rows have {added} of the {len(self.feature_names)} features.")
+        return notes
 
     def submission(self, prices: Tensor) -> pd.DataFrame:
         """Return the table to submit to Kaggle: ``Id`` and ``SalePrice``, in the order of the test file.
@@ -117,15 +157,15 @@ class KaggleHouse(InMemoryData):
 
 def _read_own(folder: Path, name: str) -> pd.DataFrame:
     """Read a user's train.csv or test.csv."""
-    try:
-        present = {file.name for file in folder.iterdir()}
-    except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+    present = names_in(folder)
     names = [f"{name}.csv", f"kaggle_house_pred_{name}.csv"]
     for file in names:
         if file in present:
-            return read_table(folder / file)
-    raise InputError(f"there is no {' or '.join(names)} in {folder}")
+            table = read_table(folder / file)
+            if ID in table:  # a program that took the ids for numbers wrote 1461.0
+                table[ID] = table[ID].map(_whole_number, na_action="ignore")
+            return table
+    raise InputError(f"there is no {' or '.join(names)} in {folder}; {listing(present)}")
 
 
 def _check(table: pd.DataFrame, columns: list[str], numeric: list[str]) -> None:
@@ -134,8 +174,9 @@ def _check(table: pd.DataFrame, columns: list[str], numeric: list[str]) -> None:
     unknown = [reprlib.repr(column) for column in table if column not in columns]
     if missing or unknown:
         what = "lacks the column" if missing else "has an unknown column,"
+        similar = other_case(table, missing[0]) if missing else ""
         remedy = "it must have those of Kaggle's file, separated by commas"
-        raise InputError(f"{table.index.name} {what} {first_of(missing or unknown)}; {remedy}")
+        raise InputError(f"{table.index.name} {what} {first_of(missing or unknown)}{similar}; {remedy}")
     check_rows(table, numeric)
     refuse(table, ID, table[ID].isna(), "is missing; every row needs one")
     refuse(table, ID, table[ID].duplicated(), "is not unique; every row needs its own")
@@ -144,3 +185,10 @@ def _check(table: pd.DataFrame, columns: list[str], numeric: list[str]) -> None:
         # Training uses float32, in which the smallest numbers are 0.
         too_low = to_numbers(table[PRICE]).astype(np.float32) <= 0
         refuse(table, PRICE, too_low, "is not a positive price")
+
+
+def _whole_number(text: str) -> str:
+    """Return a text such as ``1461.0`` or ``1.461e+03`` as ``1461``; other texts as they are."""
+    number = re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d{1,2})?", text)
+    whole = number is not None and (number[1] or number[2]) and Decimal(text) == int(Decimal(text))
+    return str(int(Decimal(text))) if whole else text

@@ -1,6 +1,7 @@
 """Label shift: Fashion-MNIST with other class shares in the target than in the source."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class LabelShiftedFashionMNIST(FashionMNIST):
 
     def __init__(
         self,
-        data_dir: str | None = None,
+        data_dir: str | Path | None = None,
         batch_size: int = 256,
         val_fraction: float = 0.1,
         concentration: float = 0.3,

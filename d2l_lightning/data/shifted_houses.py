@@ -1,6 +1,7 @@
 """Covariate shift in real data: the Ames house prices, split by year or neighbourhood."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -31,7 +32,7 @@ class ShiftedHouses(CovariateShiftData):
 
     def __init__(
         self,
-        data_dir: str | None = None,
+        data_dir: str | Path | None = None,
         split_by: HouseSplit = "YearBuilt",
         year: int = 2000,
         neighborhoods: Sequence[str] = (),

@@ -1,5 +1,6 @@
 """Covariate shift of images: Fashion-MNIST rotated, noisy or with another brightness."""
 
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -34,7 +35,7 @@ class ShiftedFashionMNIST(CovariateShiftData):
 
     def __init__(
         self,
-        data_dir: str | None = None,
+        data_dir: str | Path | None = None,
         kind: ImageShift = "rotation",
         amount: float = 15.0,
         source_share: float = 0.0,

@@ -3,7 +3,7 @@
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,20 @@ import torch
 from torch import Tensor
 
 from d2l_lightning.data.covariate_shift import SourceAndTarget
+from d2l_lightning.data.reading import first_of
+from d2l_lightning.data.tables.coverage import MAX_COLUMNS, NOTABLE, share_outside
 from d2l_lightning.data.tables.encoding import indicators, standardized
-from d2l_lightning.data.tables.reading import check_rows, first_of, is_numeric, read_table, refuse, to_numbers
-from d2l_lightning.errors import InputError, require_finite, require_known
+from d2l_lightning.data.tables.reading import (
+    check_rows,
+    is_numeric,
+    other_case,
+    read_table,
+    refuse,
+    to_numbers,
+)
+from d2l_lightning.errors import InputError, absolute_path, printable, require_finite, require_known
 
 Task = Literal["auto", "regression", "classification"]
-MAX_COLUMNS = 12  # to warn about
 
 
 class ShiftedTables(SourceAndTarget):
@@ -48,8 +56,8 @@ class ShiftedTables(SourceAndTarget):
 
     def __init__(
         self,
-        source: str,
-        target: str,
+        source: str | Path,
+        target: str | Path,
         label: str,
         ignore: Sequence[str] = (),
         task: Task = "auto",
@@ -60,7 +68,7 @@ class ShiftedTables(SourceAndTarget):
         require_known("task", task, Task)
         if label in ignore:
             raise InputError(f"the label {label!r} cannot be ignored")
-        self.files = [Path(source), Path(target)]
+        self.files = [absolute_path(source), absolute_path(target)]
         self.label, self.ignore, self.task = label, list(ignore), task
         self.classes: list[str] = []
         self.scale = (0.0, 1.0)
@@ -73,7 +81,7 @@ class ShiftedTables(SourceAndTarget):
             check_rows(table, numeric)
         self._set_labels(source[[self.label]])
         self.lines = {"source": source.index.tolist(), "target": target.index.tolist()}
-        self.outside = {c: _share_outside(source[c], target[c], c in numeric) for c in columns}
+        self.outside = {c: share_outside(source[c], target[c], c in numeric) for c in columns}
         self._encode(pd.concat([source[columns], target[columns]], ignore_index=True), numeric)
         rows = torch.arange(len(self.X)).split([len(source), len(target)])
         self.rows = dict(zip(("source", "target"), rows, strict=True))
@@ -107,19 +115,23 @@ class ShiftedTables(SourceAndTarget):
         """Return the columns that are features; raise an InputError unless both files have them."""
         for column in self.ignore:
             if column not in source and column not in target:
-                raise InputError(f"--ignore names the column {column!r}, which neither file has")
+                similar = other_case(source, column) or other_case(target, column)
+                raise InputError(f"--ignore names the column {column!r}, which neither file has{similar}")
         if self.label not in source:
-            raise InputError(f"{source.index.name} lacks the column {self.label!r}, the label")
+            similar = other_case(source, self.label)
+            raise InputError(f"{source.index.name} lacks the column {self.label!r}, the label{similar}")
         if self.label in target:
             raise InputError(f"{target.index.name} has the column {self.label!r}, the label; take it out")
         features = source.drop(columns=[self.label, *self.ignore], errors="ignore")
         of_target = target.drop(columns=self.ignore, errors="ignore")
         for table, other in ((target, features), (source, of_target)):
-            missing = [reprlib.repr(column) for column in other if column not in table]
+            missing = [str(column) for column in other if column not in table]
             if missing:
+                names = first_of([reprlib.repr(column) for column in missing])
+                similar = other_case(table, missing[0])
                 raise InputError(
-                    f"{table.index.name} lacks the column {first_of(missing)} of {other.index.name}; both "
-                    "files must have the same columns, except for the label and those that --ignore names"
+                    f"{table.index.name} lacks the column {names} of {other.index.name}{similar}; both files "
+                    "must have the same columns, except for the label and those that --ignore names"
                 )
         if features.columns.empty:
             raise InputError(f"{source.index.name} has no column to learn from")
@@ -169,23 +181,12 @@ class ShiftedTables(SourceAndTarget):
         columns = [
             f"{share:.0%} of the target's rows lie outside what the source has in the column {column}."
             for share, column in outside[:MAX_COLUMNS]
-            if share > 0.05
+            if share > NOTABLE
         ]
         counts = torch.bincount(self.y).tolist() if self.classes else []
-        return columns + [
+        classes = [
             f"The class {name} has {count} rows, fewer than the {k} folds: results for it are unreliable."
             for name, count in zip(self.classes, counts, strict=True)
             if count < k
         ]
-
-
-def _share_outside(source: "pd.Series[Any]", target: "pd.Series[Any]", numeric: bool) -> float:
-    """Return the share of the target's values outside the source's range or not among its categories."""
-    if numeric:
-        known, values = to_numbers(source), to_numbers(target)
-        within = (values >= known.min()) & (values <= known.max())
-    else:
-        within = target.isin(set(source.dropna()))
-    # A missing value counts as a category.
-    outside = ~within if source.notna().all() else ~within & target.notna()
-    return float(outside.mean())
+        return [printable(warning) for warning in columns + classes]

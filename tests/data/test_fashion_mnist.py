@@ -80,6 +80,46 @@ def test_files_are_found_in_a_folder_and_in_torchvisions_subfolder(tmp_path: Pat
         assert torch.equal(data.labels, torch.arange(70) % 10)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda name: Path(name.replace("-idx", ".idx")),
+        lambda name: Path(name.replace("-idx", ".idx") + ".gz"),
+        lambda name: Path("archive", "fashion", name),
+        lambda name: Path(name, name),  # each file in a folder of its name
+        lambda name: Path("Fashion", name.upper()),
+    ],
+)
+def test_files_are_found_under_other_names(tmp_path: Path, place: Callable[[str], Path]) -> None:
+    for name, data in (
+        (file.name, file.read_bytes()) for file in write(tmp_path / "usual", pack=False).iterdir()
+    ):
+        path = tmp_path / "data" / place(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    (tmp_path / "data" / "notes.txt").touch()
+    assert torch.equal(make(tmp_path / "data").images, make(tmp_path / "usual").images)
+
+
+def test_files_are_not_searched_in_deep_folders(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "b" / "c" / "d")
+    assert len(make(tmp_path / "a" / "b").labels) == 70
+    with pytest.raises(InputError, match=rf"lacks {FILES['train'][0]} .*; it holds 'b'$"):
+        make(tmp_path / "a")
+
+
+def test_files_of_two_data_sets_are_an_error(tmp_path: Path) -> None:
+    for name in ("KMNIST", "MNIST"):
+        write(tmp_path / "data" / name / "raw")
+    with pytest.raises(
+        InputError, match=r"has both .*MNIST/raw/.* and .*MNIST/raw/.*; pass the folder of one"
+    ):
+        make(tmp_path / "data")
+    # torchvision's folder of this data set is known.
+    write(tmp_path / "data" / "FashionMNIST" / "raw", (30, 10))
+    assert len(make(tmp_path / "data").labels) == 40
+
+
 def test_the_system_folder_precedes_the_cache(tmp_path: Path) -> None:
     write(tmp_path / "cache" / "FashionMNIST" / "raw", (30, 10))
     assert len(make().labels) == 40
@@ -110,6 +150,18 @@ def test_torchvision_downloads_into_the_cache(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", download)
     assert len(make().labels) == 70
     assert (tmp_path / "cache" / "FashionMNIST").is_dir()
+
+
+def test_a_download_that_is_cut_off_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(root: str, download: bool) -> None:
+        write(Path(root) / "FashionMNIST" / "raw", pack=False)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torchvision.datasets.FashionMNIST", cut_off)
+    top = tmp_path / "cache" / "FashionMNIST"
+    with pytest.raises(InputError, match=f"cannot be downloaded to {top} .No space left on device.: give"):
+        make()
+    assert list(top.iterdir()) == []
 
 
 def test_the_split_depends_on_the_seed_and_has_every_row(tmp_path: Path) -> None:
@@ -242,6 +294,7 @@ def replace_file(folder: Path, name: str, data: bytes) -> None:
 
 
 IMAGES, CLASSES = FILES["train"]
+HUGE = b"\0\0\x08\x03" + struct.pack(">3I", 2**31, 2**31, 0)
 FLAT = torch.zeros(50, dtype=torch.uint8)
 
 
@@ -252,12 +305,18 @@ FLAT = torch.zeros(50, dtype=torch.uint8)
         (IMAGES, b"\x89PNG image", "is not an IDX file of bytes"),
         (IMAGES, b"\0\0\x0d\x01" + struct.pack(">I", 1) + b"1234", "is not an IDX file of bytes"),
         (IMAGES, b"\0\0\x08\x03" + b"\0" * 8, "is not an IDX file of bytes"),
+        (IMAGES, b"\0\0\x08", "is not an IDX file of bytes"),
+        (IMAGES, b"\0\0\x08\x00", "is not an IDX file of bytes with one to three dimensions"),
+        (IMAGES, b"\0\0\x08\xff" + b"\0\0\0\1" * 255 + b"x", "is not an IDX file of bytes with one to three"),
+        (IMAGES, HUGE, "has the shape .* in its header, of more than 500 MB"),
+        (IMAGES, HUGE + bytes(4), "has the shape .* in its header, of more than 500 MB"),
+        (CLASSES, b"\0\0\x08\x01\xff\xff\xff\xff", "has the shape .* of more than 500 MB"),
         (
             IMAGES,
             idx(torch.zeros(50, 28, 28, dtype=torch.uint8))[:-1],
             "39199 bytes of data; its header says 39200",
         ),
-        (IMAGES, idx(torch.zeros(50, 28, 28, dtype=torch.uint8)) + b"x", "39201 bytes of data"),
+        (IMAGES, idx(torch.zeros(50, 28, 28, dtype=torch.uint8)) + b"x", "more than 39200 bytes of data"),
         (
             IMAGES,
             gzip.compress(idx(torch.zeros(50, 28, 28, dtype=torch.uint8)), mtime=0)[:-20],
@@ -286,7 +345,14 @@ def test_missing_and_empty_files_are_an_error(tmp_path: Path) -> None:
     (folder / f"{CLASSES}.gz").unlink()
     with pytest.raises(InputError, match=f"lacks {CLASSES}"):
         make(folder)
-    with pytest.raises(InputError, match=f"lacks {IMAGES}"):
+    with pytest.raises(InputError, match=r"^cannot read the folder .*void: No such file or directory$"):
+        FashionMNIST(str(tmp_path / "void")).prepare_data()
+    (tmp_path / "void").mkdir()
+    with pytest.raises(InputError, match=rf"lacks {IMAGES} \(or {IMAGES}\.gz\); it is empty$"):
+        FashionMNIST(str(tmp_path / "void")).prepare_data()
+    for name in ("\x1b[2J", "a.txt", "b.txt", "c.txt"):
+        (tmp_path / "void" / name).touch()
+    with pytest.raises(InputError, match=r"; it holds '\\x1b\[2J', 'a\.txt', 'b\.txt' \(and 1 more\)$"):
         FashionMNIST(str(tmp_path / "void")).prepare_data()
     for name in FILES["train"]:
         empty = torch.zeros((0, 28, 28) if name == IMAGES else (0,), dtype=torch.uint8)

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import d2l_lightning.data
+from d2l_lightning.data import hub
 from d2l_lightning.data.hub import DATA_HUB, download, download_all, download_extract
+from d2l_lightning.data.scratch import scratch_folder
+from d2l_lightning.errors import InputError
 
 BODY = b"Id,SalePrice\n1,208500\n" * 500
 TOY = {"toy/a.txt": b"alpha" * 2000, "toy/sub/b.txt": b"beta"}
@@ -265,6 +269,17 @@ def test_a_corrupt_file_in_the_cache_is_removed_after_a_failed_download(
     assert files_in(tmp_path) == {}
 
 
+def test_a_file_that_another_process_downloaded_meanwhile_stays(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.offer("/toy.csv", BODY)
+    server.drops = 99
+    path = tmp_path / digest(BODY) / "toy.csv"
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: path.write_bytes(BODY))
+    assert download("toy", tmp_path) == path
+    assert path.read_bytes() == BODY
+
+
 def test_a_download_logs_one_message_and_shows_a_progress_bar(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
@@ -299,6 +314,13 @@ def test_the_cache_folder_is_the_argument_the_variable_or_the_systems(
         else:
             monkeypatch.setenv("D2L_LIGHTNING_CACHE", value)
         assert download("toy", cache_dir).is_relative_to(tmp_path / expected)
+
+
+def test_the_cache_folder_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("D2L_LIGHTNING_CACHE", "~/cache")
+    assert hub.cache_folder() == tmp_path / "cache"
 
 
 def test_another_process_may_create_the_cache_folder_first(
@@ -339,6 +361,71 @@ def test_two_processes_at_once_both_get_the_file(
     else:
         assert files_in(got.parent) == TOY
         assert len(files_in(tmp_path)) == 1 + len(TOY)
+
+
+@pytest.mark.parametrize("function", [download, download_extract])
+def test_a_full_disk_names_the_cache_folder(
+    function: Callable[..., object], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.offer("/toy.zip", pack("zip", TOY))
+    full = mock.Mock(side_effect=OSError(28, "No space left on device"))
+    monkeypatch.setattr("pooch.core.shutil.move", full)
+    with pytest.raises(
+        InputError, match=rf"^cannot use the cache folder {tmp_path}: No space left on device; "
+    ):
+        function("toy", cache_dir=tmp_path)
+    assert files_in(tmp_path) == {}
+
+
+def test_a_cache_folder_that_is_a_file_or_gone_is_an_error(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.offer("/toy.csv", BODY)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"^cannot use the cache folder {tmp_path}/file: Not a directory; "):
+        download("toy", tmp_path / "file")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match=r"^cannot use the cache folder here: No such file or directory; "):
+        download("toy", "here")
+
+
+def test_control_characters_of_the_server_are_escaped(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.offer("/toy.csv", BODY)
+    server.files.clear()
+    monkeypatch.setitem(Handler.responses, 404, ("\x1b[2J", ""))
+    with pytest.raises(ConnectionError) as caught:
+        download("toy", tmp_path)
+    assert "\\x1b[2J" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot lock a folder")
+def test_what_a_killed_download_left_is_removed_unless_a_download_runs(
+    server: Server, tmp_path: Path
+) -> None:
+    server.offer("/toy.csv", BODY)
+    server.meeting = threading.Barrier(2)  # the server answers nobody before the second request
+    code = (
+        "import sys; from d2l_lightning.data import hub; url, sha1, cache = sys.argv[1:]; "
+        "hub.DATA_HUB['toy'] = url, sha1; hub.download('toy', cache)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, *DATA_HUB["toy"], str(tmp_path)]) as process:
+        while not server.requests:
+            time.sleep(0.01)
+        folder = tmp_path / digest(BODY)
+        (scratch,) = folder.iterdir()
+        with scratch_folder(folder):
+            assert scratch.exists()  # its process lives
+        process.kill()
+    assert list(folder.iterdir()) == [scratch]
+    server.meeting.abort()
+    server.meeting = None
+    assert download("toy", tmp_path).read_bytes() == BODY
+    assert [path.name for path in folder.iterdir()] == ["toy.csv"]
 
 
 # Unpacking
@@ -482,7 +569,10 @@ def test_a_full_disk_leaves_no_partial_folder(tmp_path: Path, monkeypatch: pytes
 
     path = cached(tmp_path, "toy.zip", pack("zip", TOY))
     monkeypatch.setattr(zipfile.ZipFile, "extractall", extract_some)
-    with pytest.raises(OSError, match="No space left"):
+    message = (
+        rf"^cannot use the cache folder {re.escape(str(path.parent))}: No space left on device; .*CACHE$"
+    )
+    with pytest.raises(InputError, match=message):
         download_extract("toy", cache_dir=tmp_path)
     assert list(path.parent.iterdir()) == [path]
 
@@ -508,7 +598,99 @@ def test_two_threads_that_unpack_at_once_both_succeed(
 def test_other_errors_of_the_rename_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = cached(tmp_path, "toy.zip", pack("zip", TOY))
     monkeypatch.setattr(Path, "rename", mock.Mock(side_effect=PermissionError("not yours")))
-    with pytest.raises(PermissionError, match="not yours"):
+    with pytest.raises(InputError, match=r"^cannot use the cache folder .*: not yours; "):
+        download_extract("toy", cache_dir=tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+# Archives that take too much
+
+
+def gigabytes(kind: str) -> bytes:
+    """Return a small archive of a file of 5 GB."""
+    if kind == "zip":
+        body = bytearray(pack("zip", {"a.txt": b"a"}))
+        where = body.index(b"PK\1\2") + 24  # the size in the table of contents
+        body[where : where + 4] = (4_100_000_000).to_bytes(4, "little")
+        return bytes(body)
+    info = tarfile.TarInfo("a.txt")
+    info.size = 5 * 10**9
+    header = info.tobuf(tarfile.GNU_FORMAT)
+    return header + bytes(2000) if kind == "tar" else gzip.compress(header + bytes(2000))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_archive_that_takes_too_much_is_refused(kind: str, tmp_path: Path) -> None:
+    path = cached(tmp_path, f"toy.{kind}", gigabytes(kind))
+    message = rf"^refused to unpack {path}: its contents take more than 4 GB; if .*by hand into .*extracted$"
+    with pytest.raises(InputError, match=message):
+        download_extract("toy", cache_dir=tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_sizes_of_members_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    total = sum(map(len, TOY.values()))
+    for kind in ("zip", "tar.gz"):
+        cached(tmp_path / kind, f"toy.{kind}", pack(kind, TOY))
+        monkeypatch.setattr(hub, "UNPACKED_LIMIT", total - 1)
+        with pytest.raises(InputError, match="take more than"):
+            download_extract("toy", cache_dir=tmp_path / kind)
+        monkeypatch.setattr(hub, "UNPACKED_LIMIT", total)
+        assert download_extract("toy", cache_dir=tmp_path / kind).is_dir()
+
+
+@pytest.mark.parametrize("what", ["many members", "a large header", "zeros at the end"])
+def test_headers_of_a_tar_file_do_not_fill_the_memory(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "HEADER_LIMIT", 2**20)
+    info = tarfile.TarInfo("a")
+    if what == "many members":
+        body = info.tobuf() * 2**12
+    elif what == "a large header":
+        info.type, info.size = tarfile.GNUTYPE_LONGNAME, 10**9
+        body = info.tobuf(tarfile.GNU_FORMAT) + b"a" * 2**22
+    else:
+        body = info.tobuf() + bytes(2**22)
+    path = cached(tmp_path, "toy.tar.gz", gzip.compress(body))
+    with pytest.raises(InputError, match=r"^cannot unpack .*\(its headers are too large\)"):
+        download_extract("toy", cache_dir=tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_contents_of_a_tar_file_are_no_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "HEADER_LIMIT", 2**22)
+    cached(tmp_path, "toy.tar.gz", pack("tar.gz", {"a": bytes(2**22)}))
+    assert (download_extract("toy", cache_dir=tmp_path) / "a").stat().st_size == 2**22
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+@pytest.mark.usefixtures("with_and_without_filter")
+@pytest.mark.parametrize(
+    "members",
+    [
+        [(tarfile.SYMTYPE, "a", "b"), (tarfile.REGTYPE, "b", b"b"), (tarfile.REGTYPE, "a/c", b"c")],
+        [(tarfile.REGTYPE, "a", b"a"), (tarfile.REGTYPE, "a/c", b"c")],
+        [(tarfile.SYMTYPE, "a", "a"), (tarfile.REGTYPE, "a/c", b"c")],
+        [(tarfile.DIRTYPE, "a", b""), (tarfile.REGTYPE, "a", b"c")],
+        [(tarfile.REGTYPE, "a" * 300, b"a")],
+    ],
+)
+def test_members_that_cannot_be_unpacked_are_an_error(
+    members: list[tuple[bytes, str, bytes | str]], kind: str, tmp_path: Path
+) -> None:
+    path = cached(tmp_path, f"toy.{kind}", pack_tar(kind, members))
+    with pytest.raises(InputError, match=rf"\Acannot unpack {path} [^\n]*\Z"):
+        download_extract("toy", cache_dir=tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("names", [["a", "a/c"], ["a/", "a"], ["a" * 300]])
+def test_members_of_a_zip_file_that_cannot_be_unpacked_are_an_error(names: list[str], tmp_path: Path) -> None:
+    path = cached(
+        tmp_path, "toy.zip", pack("zip", {name: b"" if name[-1] == "/" else b"a" for name in names})
+    )
+    with pytest.raises(InputError, match=rf"\Acannot unpack {path} [^\n]*\Z"):
         download_extract("toy", cache_dir=tmp_path)
     assert list(path.parent.iterdir()) == [path]
 
@@ -627,7 +809,7 @@ def test_no_chain_of_links_leads_outside(members: list[tuple[bytes, str, str]], 
         root = path.parent / "extracted"
         try:
             download_extract("toy", cache_dir=cache)
-        except (ValueError, OSError):  # OSError: one name for a file and a folder, a link to itself
+        except InputError:
             assert not root.exists()
         assert [p for p in Path(outer).rglob("*") if not (p.is_dir() or p.is_relative_to(root))] == [path]
         for inner in root.rglob("*"):

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -221,6 +222,29 @@ ACCEPTED: dict[str, Callable[[Lines], bytes]] = {
     "missing as nothing": lambda lines: as_bytes(replace(lines, "NA", "")),
     "missing as nan": lambda lines: as_bytes(replace(lines, "NA", "nan")),
     "missing as N/A": lambda lines: as_bytes(replace(lines, "NA", "N/A")),
+    "empty rows at the end, as spreadsheets write them": lambda lines: as_bytes(
+        [*lines, "," * lines[0].count(","), " , ", ","]
+    ),
+    "empty columns at the end": lambda lines: as_bytes([line + ",,, " for line in lines]),
+    "an empty column within": lambda lines: as_bytes([line.replace(",", ",,", 1) for line in lines]),
+    "commas at the end of the header alone": lambda lines: as_bytes([lines[0] + ",,", *lines[1:]]),
+    "commas at the end of the rows alone": lambda lines: as_bytes([lines[0], *(f"{x},," for x in lines[1:])]),
+    "empty rows before the header": lambda lines: as_bytes([",,,", "", *lines]),
+    "the separator in the first line": lambda lines: b"sep=,\r\n" + as_bytes(lines),
+    "the separator in the first line, quoted": lambda lines: b'\xef\xbb\xbf"sep=,"\n' + as_bytes(lines),
+    "the separator in the first line, saved again": lambda lines: as_bytes(["SEP=,,,,,,", *lines]),
+    "spaces after commas": lambda lines: as_bytes(
+        [lines[0].replace(",", ", "), *(line.replace(",", ",  ") for line in lines[1:])]
+    ),
+    "spaces after commas, before quotes": lambda lines: as_bytes(
+        [", ".join(f'"{field}"' for field in line.split(",")) for line in lines]
+    ),
+    "space around every value": lambda lines: as_bytes(
+        [",".join(f"\t{field}\u00a0 " for field in line.split(",")) for line in lines]
+    ),
+    "ids with a point": lambda lines: as_bytes(
+        [lines[0], *(re.sub(r"^(\d+),", r"\1.0,", line) for line in lines[1:])]
+    ),
     "numbers with a point": lambda lines: as_bytes(edit(lines, 2, LotArea="8450.0", YrSold="2.008e3")),
 }
 
@@ -243,6 +267,55 @@ def test_a_category_never_seen_in_training_gets_an_indicator(tmp_path: Path) -> 
     own = ready(write(tmp_path, test=[head("test")[0], ",".join(fields), *head("test")[2:]]))
     indicator = own.features()[:, own.feature_names.index(f"Neighborhood_{category}")]
     assert indicator.nonzero().tolist() == [[30]]
+
+
+def test_the_books_files_agree(bundled: KaggleHouse) -> None:
+    assert bundled.warnings() == []
+
+
+@pytest.mark.parametrize(
+    "change", [str.lower, lambda value: {"Pave": "TRUE", "Grvl": "FALSE"}[value]], ids=["case", "words"]
+)
+def test_categories_of_the_test_rows_alone_are_warnings(tmp_path: Path, change: Callable[[str], str]) -> None:
+    rows = [line.split(",") for line in head("test", 1459)]
+    place = rows[0].index("Street")
+    for row in rows[1:]:
+        row[place] = change(row[place])
+    changed = [row[place] for row in rows[1:]]
+    houses = ready(write(tmp_path, head("train", 1460), [",".join(row) for row in rows]))
+    warnings = houses.warnings()
+    assert len(warnings) == 2
+    what = "have a category that no training row has in the column Street: "
+    assert warnings[0].startswith(f"100.0% of the test rows {what}{changed[0]!r} (")
+    for value in set(changed):
+        assert f"{value!r} ({changed.count(value) / len(changed):.1%})" in warnings[0]
+    assert len(houses.feature_names) == 331 + len(set(changed))
+    number = len(set(changed))
+    assert warnings[1] == f"Only test rows have {number} of the {331 + number} features."
+
+
+def test_columns_of_the_test_rows_out_of_range_are_warnings(tmp_path: Path) -> None:
+    train = set_column(set_column(head("train"), "LotArea", ["7000"] * 30), "Alley", ["Pave"] * 30)
+    test = set_column(set_column(head("test"), "LotArea", ["650"] * 30), "Alley", ["NA"] * 30)
+    test = set_column(test, "MSZoning", ["RL", "\x1b[2J"] * 15)
+    few = set_column(train, "LotArea", [str(7000 + i) for i in range(30)])
+    warnings = ready(write(tmp_path, few, test)).warnings()
+    for column in ("LotArea", "Alley"):
+        lies = "100.0% of the test rows lie outside what the training rows have in the column"
+        assert f"{lies} {column}." in warnings
+    assert any("MSZoning: '\\x1b[2J' (50.0%)" in warning for warning in warnings)
+
+
+def test_only_the_worst_columns_are_warnings(tmp_path: Path) -> None:
+    columns = "Street Alley LotShape LandContour Utilities LotConfig LandSlope Condition1 Condition2 BldgType"
+    columns += " HouseStyle RoofStyle RoofMatl Heating"
+    test = edit(head("test", 1459), 2, **dict.fromkeys(columns.split(), "new"))
+    test = edit(test, 3, Heating="newer")
+    *worst, rest, number = ready(write(tmp_path, head("train", 1460), test)).warnings()
+    assert len(worst) == 12
+    assert any(text.endswith("in the column Heating: 'new' (0.1%), 'newer' (0.1%).") for text in worst)
+    assert rest == "The same holds for 2 more columns."
+    assert number == "Only test rows have 15 of the 346 features."
 
 
 # --- Statistics: of all rows, or of those trained on.
@@ -427,7 +500,53 @@ WRONG: dict[str, tuple[Name, Callable[[Lines], Lines | str | bytes], str]] = {
     "semicolons": (
         "train",
         lambda lines: as_bytes(lines).replace(b",", b";"),
-        " lacks the column Id (and 80 more); it must have those of Kaggle's file, separated by commas",
+        " is separated by ';'; save it as CSV, separated by commas",
+    ),
+    "tabs": (
+        "test",
+        lambda lines: as_bytes(lines).replace(b",", b"\t"),
+        " is separated by '\\t'; save it as CSV, separated by commas",
+    ),
+    "semicolons, as Excel declares them": (
+        "train",
+        lambda lines: b"sep=;\r\n" + as_bytes(lines).replace(b",", b";"),
+        " is separated by ';'; save it as CSV, separated by commas",
+    ),
+    "only a line that declares commas": ("train", lambda lines: "sep=,\n", " is empty"),
+    "utf-16 without a byte-order mark": (
+        "train",
+        lambda lines: as_bytes(lines).decode().encode("utf-16-le"),
+        ", line 1: not text in UTF-8; save the file as CSV, UTF-8",
+    ),
+    "names in lower case": (
+        "test",
+        lambda lines: [lines[0].lower(), *lines[1:]],
+        " lacks the column Id (and 79 more) (its column 'id' differs only by case; rename it); it must have",
+    ),
+    "columns without a name": (
+        "train",
+        lambda lines: [f"{line},,{'' if i == 0 else 'a'}" for i, line in enumerate(lines)],
+        " has an unknown column, ''; it must",
+    ),
+    "two columns without a name": (
+        "train",
+        lambda lines: [f"{line},{'' if i == 0 else 'a'}" * 2 for i, line in enumerate(lines)],
+        " has the column ",
+    ),
+    "an Id doubled as a number with a point": (
+        "test",
+        lambda lines: edit(lines, 7, Id="1461.0"),
+        ", line 7: Id '1461' is not unique; every row needs its own",
+    ),
+    "control characters in a column's name": (
+        "train",
+        lambda lines: append(lines, "Col\x1b[31mour\x07\u202e", "red"),
+        " has an unknown column, 'Col\\x1b[31mour\\x07\\u202e'; it must",
+    ),
+    "control characters in a value": (
+        "train",
+        lambda lines: edit(lines, 4, LotArea="\x1b]0;title\x9b"),
+        ", line 4: LotArea '\\x1b]0;title\\x9b' is not a number",
     ),
     "a quote that is not closed": (
         "test",
@@ -617,7 +736,8 @@ def test_a_file_instead_of_the_folder_is_an_error(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path, name: Name) -> None:
     write(tmp_path)
     (tmp_path / f"{name}.csv").unlink()
-    expected = f"there is no {name}.csv or kaggle_house_pred_{name}.csv in {tmp_path}"
+    other = "test" if name == "train" else "train"
+    expected = f"there is no {name}.csv or kaggle_house_pred_{name}.csv in {tmp_path}; it holds '{other}.csv'"
     assert error_of(str(tmp_path)) == expected
 
 
@@ -736,7 +856,9 @@ def test_training_batches_have_every_row_once(small: dict[str, KaggleHouse]) -> 
     assert [len(rows) for rows in rows_of(data)] == [8, 8, 8, 6]
     assert sorted(int(row) for rows in rows_of(data) for row in rows) == list(range(30))
     assert len(data.train_dataloader()) == 4
-    batches = list(data.train_dataloader())
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(0)
+    batches = list(loader)
     assert {(X.shape[1:], X.dtype, y.dtype) for X, y in batches} == {
         ((len(data.feature_names),), torch.float32, torch.float32)
     }
@@ -831,7 +953,9 @@ def test_stacked_batches_have_the_features_of_each_fold(
     train_rows, val_rows = k_fold(30, 3)
     X, y = data.stacked_features(train_rows)
     stacked = StackedData(X, y, {"train": train_rows, "val": val_rows}, batch_size=8, seed=0)
-    for (batch_X, batch_y, _), (rows, _) in zip(stacked.train_dataloader(), stacked.batches, strict=True):
+    taken = list(stacked.batches)
+    stacked.batches.set_epoch(0)
+    for (batch_X, batch_y, _), (rows, _) in zip(stacked.train_dataloader(), taken, strict=True):
         for fold in range(3):
             assert torch.equal(batch_X[fold], data.features(train_rows[fold])[rows[fold]])
             assert torch.equal(batch_y[fold], data.prices[rows[fold]])
@@ -865,3 +989,14 @@ def test_a_price_that_is_not_finite_is_not_submitted(small: dict[str, KaggleHous
     prices[17] = price
     with pytest.raises(InputError, match=r"^a predicted price is not finite; a lower lr may help$"):
         small["all"].submission(prices)
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        *[("1461", "1461"), ("1461.0", "1461"), ("1461.", "1461"), ("1.461e+03", "1461")],
+        *[("1.4615e2", "1.4615e2"), ("0012", "0012"), ("a1.0", "a1.0"), ("1e999", "1e999"), ("", "")],
+    ],
+)
+def test_an_id_that_a_program_took_for_a_number_is_whole_again(text: str, whole: str) -> None:
+    assert kaggle_house._whole_number(text) == whole

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from d2l_lightning.data.regression import (
     HighDimensionalData,
@@ -20,6 +20,7 @@ from d2l_lightning.data.regression import (
 )
 from d2l_lightning.errors import InputError
 from d2l_lightning.models.linear_regression import LinearRegression
+from d2l_lightning.models.notebooks import add_to_class
 
 
 def batches(loader: Any, epoch: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -212,3 +213,81 @@ def test_features_without_weights_are_an_error(trainer: Callable[..., Trainer]) 
     with pytest.raises(InputError, match="X has 2 features and num_inputs is 3"):
         trainer(max_epochs=1).fit(model, SyntheticRegressionData())
     assert torch.equal(model.get_w_b()[0], before)
+
+
+@pytest.mark.parametrize("loader", ["framework", "scratch"])
+@pytest.mark.parametrize("once", [False, True], ids=["a loader each epoch", "one loader"])
+def test_a_loop_of_ones_own_has_the_orders_of_the_trainer(loader: Any, once: bool, trainer: Any) -> None:
+    orders: list[list[float]] = []
+
+    class Recording(LinearRegression):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            orders[-1].extend(batch[1].tolist())
+            return super().training_step(batch, batch_idx)
+
+        def on_train_epoch_start(self) -> None:
+            orders.append([])
+            super().on_train_epoch_start()
+
+    settings = {"num_train": 20, "num_val": 4, "batch_size": 6, "loader": loader}
+    trainer(max_epochs=3).fit(Recording(2), SyntheticRegressionData(**settings))
+    data = SyntheticRegressionData(**settings)
+    loaders = [data.train_dataloader()] * 3 if once else (data.train_dataloader() for _ in range(3))
+    assert [torch.cat([y for _, y in loader]).tolist() for loader in loaders] == orders
+    assert len({tuple(order) for order in orders}) == 3
+    # A Trainer begins with epoch 0 whatever was iterated before.
+    before = list(orders)
+    orders.clear()
+    trainer(max_epochs=3).fit(Recording(2), data)
+    assert orders == before
+
+
+@pytest.mark.parametrize("kind", ["generator", "loader"])
+def test_get_dataloader_can_be_replaced_as_in_the_book(
+    kind: str, trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sections 3.3.2 and 3.3.3, with the method added after the object is made."""
+    data = SyntheticRegressionData(num_train=70, num_val=40)
+    monkeypatch.setattr(
+        SyntheticRegressionData, "get_dataloader", RegressionData.get_dataloader, raising=False
+    )
+    calls = []
+
+    if kind == "generator":
+
+        @add_to_class(SyntheticRegressionData)
+        def get_dataloader(self: Any, train: bool) -> Any:
+            first, num = (0, self.num_train) if train else (self.num_train, self.num_val)
+            calls.append(train)
+            for rows in torch.arange(first, first + num).split(self.batch_size):
+                yield self.X[rows], self.y[rows]
+    else:
+
+        @add_to_class(SyntheticRegressionData)
+        def get_dataloader(self: Any, train: bool) -> Any:
+            rows = slice(self.num_train) if train else slice(self.num_train, None)
+            calls.append(train)
+            return DataLoader(TensorDataset(self.X[rows], self.y[rows]), self.batch_size, shuffle=train)
+
+    X, y = next(iter(data.train_dataloader()))
+    assert (X.shape, y.shape) == ((32, 2), (32,))
+    model = LinearRegression(2)
+    calls.clear()
+    fit = trainer(max_epochs=4)
+    fit.fit(model, data)
+    assert (fit.current_epoch, fit.global_step) == (4, 12)
+    assert "val/loss" in model.evaluated
+    assert set(calls) == {True, False}
+    (X, y), *_ = data.val_dataloader()
+    assert torch.equal(X, data.X[70:102])
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_integers_are_an_error(dtype: torch.dtype) -> None:
+    X, y = torch.ones(4, 2), torch.ones(4)
+    with pytest.raises(
+        InputError, match=rf"X must hold floating-point numbers, not {dtype}; take X\.float\(\)"
+    ):
+        RegressionData(X.to(dtype), y, 4)
+    with pytest.raises(InputError, match=r"y must hold floating-point numbers"):
+        RegressionData(X, y.to(dtype), 4)

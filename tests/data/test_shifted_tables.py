@@ -88,6 +88,27 @@ def test_warnings_name_columns_with_new_values_and_small_classes(tmp_path: Path)
     assert "The class Oslo has 1 rows, fewer than the 2 folds" in warning
 
 
+def test_control_characters_are_escaped_in_messages_and_warnings(tmp_path: Path) -> None:
+    source = ["\x1b[2J,\x9bm", "0,\x07", "1,a", "2,a"]
+    data = tables(tmp_path, source, ["\x1b[2J", "9"], label="\x9bm")
+    outside, small, _ = data.warnings(k=5)
+    assert outside.endswith("in the column \\x1b[2J.")
+    assert small.startswith("The class \\x07 has 1 rows")
+    with pytest.raises(InputError, match=r"line 4: \\x1b\[2J 'inf' is not a number"):
+        tables(tmp_path, [*source[:3], "inf,a"], ["\x1b[2J", "9"], label="\x9bm")
+
+
+def test_space_around_values_does_not_make_categories(tmp_path: Path) -> None:
+    target = [line.replace(",", " ,  ") + " " for line in TARGET]
+    assert tables(tmp_path, target=target).feature_names == tables(tmp_path).feature_names
+
+
+def test_a_table_of_one_column_keeps_rows_without_a_value(tmp_path: Path) -> None:
+    data = tables(tmp_path, ["size,price", "1,1", ",2", "3,3", ","], ["size", "2", '""', "3", ""])
+    assert data.lines == {"source": [2, 3, 4], "target": [2, 3, 4]}
+    assert data.feature_names == ["size", "size_nan"]
+
+
 def test_ignored_columns_need_not_be_in_both(tmp_path: Path) -> None:
     source = [f"{'Id' if i == 0 else i},{line}" for i, line in enumerate(SOURCE)]
     assert tables(tmp_path, source, ignore=["Id"]).feature_names == tables(tmp_path).feature_names
@@ -106,6 +127,39 @@ def test_training_batches_have_weights_if_they_are_set(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "the source is separated by semicolons": (
+        {"source": [line.replace(",", ";") for line in SOURCE]},
+        "source.csv is separated by ';'; save it as CSV, separated by commas",
+    ),
+    "the target is separated by tabs": (
+        {"target": [line.replace(",", "\t") for line in TARGET]},
+        "target.csv is separated by '\\t'; save it as CSV, separated by commas",
+    ),
+    "UTF-16 without a byte-order mark": (
+        {"target": ["\0".join([*line, ""]) for line in TARGET]},
+        "target.csv, line 1: not text in UTF-8; save the file as CSV, UTF-8",
+    ),
+    "the label differs by case": (
+        {"label": "Price"},
+        "source.csv lacks the column 'Price', the label (its column 'price' differs only by case; rename it)",
+    ),
+    "an ignored column differs by case": (
+        {"ignore": ["SIZE"]},
+        "which neither file has (its column 'size' differs only by case; rename it)",
+    ),
+    "a column differs by case": (
+        {"target": ["Size,city", "1,Rome"]},
+        "target.csv lacks the column 'size' of",
+    ),
+    "control characters in names": (
+        {
+            "source": ["\x1b[2J,city,price", "a,Rome,1", "1,Rome,2"],
+            "target": ["\x1b[2J,city", "1,\x07"],
+            "task": "regression",
+            "label": "\x1b[2J",
+        },
+        "target.csv has the column '\\x1b[2J', the label; take it out",
+    ),
     "the target lacks a column": ({"target": ["size", "1"]}, "target.csv lacks the column 'city' of"),
     "the source lacks columns": (
         {"target": ["size,city,age,colour", "1,Rome,3,red"]},
@@ -156,6 +210,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"source": edited(SOURCE, 5, "inf,Oslo,3")},
         "source.csv, line 5: size 'inf' is not a number, or is too large",
     ),
+    "a line break in a column's name": (
+        {"source": ['"si\nze",price', "1,1", "inf,2"], "target": ['"si\nze"', "1"]},
+        "source.csv, line 4: si\\nze 'inf' is not a number",
+    ),
     "a value of the target is not a number": (
         {"target": edited(TARGET, 3, "big,Rome")},
         "target.csv, line 3: size 'big' is not a number",
@@ -197,7 +255,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 def test_an_incomplete_gzipped_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cut.csv.gz").write_bytes(b"\x1f\x8b\x08\x00")
     data = ShiftedTables(str(tmp_path / "cut.csv.gz"), str(tmp_path / "gone.csv"), "price")
-    with pytest.raises(InputError, match=r"cut\.csv\.gz is not a gzipped file, or is truncated"):
+    with pytest.raises(InputError, match=r"cut\.csv\.gz is truncated or damaged"):
         data.setup()
 
 

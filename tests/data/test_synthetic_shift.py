@@ -63,7 +63,9 @@ def test_training_batches_have_weights_if_they_are_set(trainer: Any) -> None:
     plain = list(data.train_dataloader())
     assert [len(batch) for batch in plain] == [2] * 4
     data.weights = data.ratio
-    weighted = list(data.train_dataloader())
+    loader: Any = data.train_dataloader()
+    loader.sampler.set_epoch(0)
+    weighted = list(loader)
     t = torch.cat([X for X, _, _ in weighted]) @ data.direction
     torch.testing.assert_close(torch.cat([w for _, _, w in weighted]), (t - 0.5).exp())
     assert torch.equal(torch.cat([X for X, _ in plain]), torch.cat([X for X, _, _ in weighted]))

@@ -1,5 +1,6 @@
 """The corrector of two CSV files: its estimates agree with the labels of the target."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_the_config_of_a_run_repeats_it(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (["--label", "cost"], "source.csv lacks the column 'cost', the label"),
-        (["--source", "gone.csv"], "cannot read gone.csv: No such file or directory"),
+        (["--source", "gone.csv"], "gone.csv: No such file or directory"),
         (["--ignore", "Name"], "--ignore names the column 'Name', which neither file has"),
         (["--ignore", "Id", "price"], "the label 'price' cannot be ignored"),
         (["--task", "ranking"], "task: "),
@@ -165,6 +166,34 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert message in printed
     assert len(printed.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source.csv", "target.csv"]
+
+
+SEPARATED = "save it as CSV, separated by commas"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda text: text.replace(b",", b";"), f"target.csv is separated by ';'; {SEPARATED}"),
+        (lambda text: text.replace(b",", b"\t"), f"target.csv is separated by '\\t'; {SEPARATED}"),
+        (lambda text: text.decode().encode("utf-16-be"), "target.csv, line 1: not text in UTF-8; save"),
+        (lambda text: text.replace(b"Id", b"Id,\x1b[2J,\x1b[2J"), "target.csv, line 2: 4 fields where"),
+        (lambda text: text.replace(b"Id,size", b"\x1b[2J,\x1b[2J"), "has the column '\\x1b[2J' 2 times"),
+    ],
+    ids=["semicolons", "tabs", "utf-16", "header", "control characters"],
+)
+def test_a_file_of_another_kind_is_one_line(
+    spoil: Callable[[bytes], bytes], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = write_tables(tmp_path, n=50)["flags"]
+    (tmp_path / "target.csv").write_bytes(spoil((tmp_path / "target.csv").read_bytes()))
+    with pytest.raises(SystemExit) as stop:
+        run_experiment(load_experiment("correct_shift").main, [*flags, "--run_dir", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert printed.isprintable()
+    assert not (tmp_path / "run").exists()
 
 
 def test_it_can_be_called_from_python(tmp_path: Path) -> None:
@@ -252,13 +281,10 @@ def test_a_class_with_few_rows_is_a_warning(tmp_path: Path, capsys: pytest.Captu
     assert "The class rare has 1 rows, fewer than the 5 folds" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("flags", [["--limit_train_batches", "0"], ["--max_steps", "1"]], ids=" ".join)
-def test_flags_that_end_training_early_are_errors(
-    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flags_that_end_training_early_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tables = write_tables(tmp_path, n=200)
     with pytest.raises(SystemExit) as stop:
-        run_results("correct_shift", tmp_path / "run", *tables["flags"], *flags)
+        run_results("correct_shift", tmp_path / "run", *tables["flags"], "--max_steps", "1")
     assert stop.value.code == 2
     assert "the flags end the fit of the domain classifiers early" in capsys.readouterr().err
     assert not (tmp_path / "run" / "results.json").exists()

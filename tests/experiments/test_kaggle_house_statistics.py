@@ -67,3 +67,24 @@ def test_folds_and_final_fit_have_the_statistics_of_the_right_rows(tmp_path: Pat
         predicted = model("final")(X[n:])
     assert submission["SalePrice"].to_numpy() == pytest.approx(predicted.numpy(), rel=1e-5)
     assert submission["Id"].tolist() == pd.read_csv(folder / "test.csv")["Id"].tolist()
+
+
+def test_categories_of_the_test_file_alone_are_notes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = houses(tmp_path / "data", 0)
+    test = pd.read_csv(folder / "test.csv", dtype=str, keep_default_na=False)
+    test["CentralAir"] = test["CentralAir"].str.lower()
+    test["Id"] += ".0"
+    test.to_csv(folder / "test.csv", index=False)
+    with (folder / "test.csv").open("a") as file:
+        file.write("," * (len(test.columns) - 1) + "\n")
+    flags = ["--k", "2", "--max_epochs", "1", "--data_dir", str(folder)]
+    run_results("kaggle_house", tmp_path / "run", *flags)
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Note: ")]
+    share = (test["CentralAir"] == "y").mean()
+    (note,) = (line for line in notes if "CentralAir" in line)
+    assert note.startswith("Note: 100.0% of the test rows have a category that no training row has in the ")
+    assert f"column CentralAir: 'y' ({share:.1%}), 'n' (" in note
+    ids = pd.read_csv(tmp_path / "run" / "submission.csv", dtype=str)["Id"]
+    assert ids.tolist() == test["Id"].str.removesuffix(".0").tolist()
