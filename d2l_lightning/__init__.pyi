@@ -27,6 +27,7 @@ from d2l_lightning.data.shifted_images import ShiftedFashionMNIST as ShiftedFash
 from d2l_lightning.data.shifted_tables import ShiftedTables as ShiftedTables
 from d2l_lightning.data.streams import DriftingStream as DriftingStream
 from d2l_lightning.data.synthetic_shift import SyntheticCovariateShift as SyntheticCovariateShift
+from d2l_lightning.ensemble.alike import require_alike as require_alike
 from d2l_lightning.ensemble.data import StackedData as StackedData
 from d2l_lightning.ensemble.folds import k_fold as k_fold
 from d2l_lightning.ensemble.grid import cross_validation as cross_validation

@@ -27,11 +27,21 @@ def data_generator(seed: int) -> torch.Generator:
     return epoch_generator(seed, 0, 1)
 
 
+def require_indices(**values: Tensor) -> None:
+    """Raise an InputError unless tensors are vectors of integers; a mask would select rows 0 and 1."""
+    for name, rows in values.items():
+        if rows.ndim != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
+            what = f"{rows.dtype} of shape {tuple(rows.shape)}"
+            raise InputError(
+                f"{name} must be a vector of indices, not {what}; mask.nonzero().squeeze(1) is one"
+            )
+
+
 class ShuffledBatches(Sampler[Tensor]):
     """Yields index tensors of shape ``(B,)`` that cover all rows once an epoch; the last may be shorter.
 
     As the ``sampler`` of a ``DataLoader`` with ``batch_size=None``, it makes each batch one gather. Lightning
-    calls ``set_epoch``.
+    calls ``set_epoch``. Without such a call, each iteration has the order of the next epoch, from epoch 0 on.
 
     Args:
         rows: The rows, shape ``(n,)``, or their number n if they are the first n.
@@ -42,6 +52,7 @@ class ShuffledBatches(Sampler[Tensor]):
     def __init__(self, rows: Tensor | int, batch_size: int, seed: int) -> None:
         require_positive(batch_size=batch_size)
         self.rows = torch.arange(rows) if isinstance(rows, int) else rows
+        require_indices(rows=self.rows)
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -54,6 +65,7 @@ class ShuffledBatches(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         # Lazy, because a fit that is resumed creates the iterator before it sets the epoch.
         keys = torch.rand(len(self.rows), generator=epoch_generator(self.seed, self.epoch))
+        self.epoch += 1
         yield from self.rows[keys.argsort()].split(self.batch_size)
 
 
@@ -62,7 +74,7 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
 
     Every member has all its rows once an epoch, in an order of its own; if the first member has all n rows,
     in that of ``ShuffledBatches``. All members take as many steps as the member with the most rows. A batch
-    with fewer than B rows is filled with rows of weight 0.
+    with fewer than B rows is filled with rows of weight 0. Epochs go on as in ``ShuffledBatches``.
 
     Args:
         member_rows: The rows of each member: K index tensors.
@@ -79,6 +91,8 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
     ) -> None:
         require_positive(batch_size=batch_size)
         self.seed, self.epoch, self.same_order = seed, 0, same_order
+        for k, rows in enumerate(member_rows, start=1):
+            require_indices(**{f"rows of member {k}": rows})
         sizes = torch.tensor([len(rows) for rows in member_rows])
         self.num_steps = -(-int(sizes.max()) // batch_size)
         if sizes.min() < self.num_steps:
@@ -109,6 +123,7 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         # Sorting random keys permutes the rows of all members in one operation; padding sorts last.
         shape = (1 if self.same_order else len(self.rows), self.rows.shape[1])
         keys = torch.rand(shape, generator=epoch_generator(self.seed, self.epoch))
+        self.epoch += 1
         orders = self.rows.gather(1, keys.masked_fill(self.padding, 2.0).argsort(dim=1))
         batches = orders.gather(1, self.places).view(len(orders), self.num_steps, -1).transpose(0, 1)
         yield from zip(batches.contiguous().unbind(), self.weight.unbind(), strict=True)
@@ -146,9 +161,36 @@ def gather_from(*tensors: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
     return gather
 
 
-def shuffled_loader(batch_size: int, seed: int, *tensors: Tensor) -> DataLoader[Any]:
-    """Return the loader of shuffled batches of the tensors' rows."""
-    batches = ShuffledBatches(len(tensors[0]), batch_size, seed)
+class GeneratedBatches:
+    """Yields the batches of a generator function, which is called for each epoch.
+
+    Args:
+        generate: Returns a new iterator over the batches of an epoch.
+    """
+
+    def __init__(self, generate: Callable[[], Iterator[Any]]) -> None:
+        self.generate = generate
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.generate()
+
+
+def shuffled_batches(
+    owner: LightningDataModule, rows: Tensor | int, batch_size: int, seed: int
+) -> ShuffledBatches:
+    """Return the shuffled batches of a data module, whose epochs go on after those of its last ones."""
+    batches = ShuffledBatches(rows, batch_size, seed)
+    last = vars(owner).get("_shuffled_batches")
+    batches.set_epoch(0 if last is None else last.epoch)
+    vars(owner)["_shuffled_batches"] = batches
+    return batches
+
+
+def shuffled_loader(
+    owner: LightningDataModule, batch_size: int, seed: int, *tensors: Tensor
+) -> DataLoader[Any]:
+    """Return the loader of a data module: shuffled batches of the tensors' rows."""
+    batches = shuffled_batches(owner, len(tensors[0]), batch_size, seed)
     return DataLoader(TensorDataset(*tensors), batch_size=None, sampler=batches)
 
 

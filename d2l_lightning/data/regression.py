@@ -1,13 +1,21 @@
 """Regression data: tensors in memory, and synthetic data whose true weights are known."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from d2l_lightning.data.batches import RowLoader, data_generator, gather_from, loader_of, shuffled_loader
+from d2l_lightning.data.batches import (
+    GeneratedBatches,
+    RowLoader,
+    data_generator,
+    gather_from,
+    loader_of,
+    shuffled_loader,
+)
 from d2l_lightning.errors import (
     InputError,
     require_finite,
@@ -57,6 +65,11 @@ class RegressionData(LightningDataModule):
         if num_train > len(y):
             raise InputError(f"num_train is {num_train}, and there are {len(y)} rows")
         require_known("loader", loader, Loader)
+        for name, tensor in (("X", X), ("y", y)):
+            if not tensor.is_floating_point():
+                raise InputError(
+                    f"{name} must hold floating-point numbers, not {tensor.dtype}; take {name}.float()"
+                )
         require_finite(X=X, y=y)
         self.X, self.y, self.num_train = X, y, num_train
         self.batch_size, self.seed, self.loader, self.watch_train = batch_size, seed, loader, watch_train
@@ -71,14 +84,39 @@ class RegressionData(LightningDataModule):
         train, val = torch.arange(len(self.y)).split([self.num_train, len(self.y) - self.num_train])
         return {"train": train, "val": val}
 
+    @property
+    def num_val(self) -> int:
+        """The number of validation rows."""
+        return len(self.y) - self.num_train
+
     def train_dataloader(self) -> Any:
-        """Return the loader of shuffled training batches: X ``(B, d)`` and y ``(B,)``."""
-        X, y = self.X[: self.num_train], self.y[: self.num_train]
-        loader = shuffled_loader(self.batch_size, self.seed, X, y)
-        return loader if self.loader == "framework" else RowLoader(loader.sampler, gather_from(X, y))
+        """Return what ``get_dataloader`` returns for training."""
+        return self._loader(train=True)
 
     def val_dataloader(self) -> Any:
-        """Return the loader of validation batches, in order; an empty list if there are no rows."""
+        """Return what ``get_dataloader`` returns for validation; an empty list if there are no rows."""
+        return self._loader(train=False)
+
+    def _loader(self, train: bool) -> Any:
+        loader = self.get_dataloader(train)
+        if isinstance(loader, Iterator):  # of the generator function in Section 3.3.2, for one epoch
+            return GeneratedBatches(partial(self.get_dataloader, train))
+        return loader
+
+    def get_dataloader(self, train: bool) -> Any:
+        """Return the loader of shuffled training batches, or of validation batches in order (Section 3.2.3).
+
+        A batch is X ``(B, d)`` and y ``(B,)``. A class or ``add_to_class`` may replace this method, also by a
+        generator function.
+        """
+        return self._training_loader() if train else self._validation_loader()
+
+    def _training_loader(self) -> Any:
+        X, y = self.X[: self.num_train], self.y[: self.num_train]
+        loader = shuffled_loader(self, self.batch_size, self.seed, X, y)
+        return loader if self.loader == "framework" else RowLoader(loader.sampler, gather_from(X, y))
+
+    def _validation_loader(self) -> Any:
         if self.watch_train:
             zeros, stages = torch.zeros_like(self.y), self.rows.items()
             weight = {stage: zeros.index_fill(0, rows, 1) for stage, rows in stages if len(rows)}

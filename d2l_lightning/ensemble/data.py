@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from d2l_lightning.data.batches import InMemoryData, RowLoader, StackedBatches, loader_of
+from d2l_lightning.data.batches import InMemoryData, RowLoader, StackedBatches, loader_of, require_indices
 from d2l_lightning.errors import InputError, require_finite
 
 
@@ -42,6 +42,20 @@ class StackedData(InMemoryData):
         if X.shape[: y.ndim] != y.shape:
             raise InputError(f"X of shape {tuple(X.shape)} does not go with y of shape {tuple(y.shape)}")
         require_finite(X=X, y=y)
+        if "train" not in rows:
+            raise InputError("rows must have the stage train")
+        members = len(rows["train"])
+        if y.ndim > 2 or (y.ndim == 2 and len(y) != members):
+            raise InputError(
+                f"y of shape {tuple(y.shape)} does not go with {members} members; it must be (K, n)"
+            )
+        for stage, of_members in rows.items():
+            if len(of_members) != members:
+                raise InputError(f"rows of {len(of_members)} members for {stage} and of {members} for train")
+            for k, own in enumerate(of_members, start=1):
+                require_indices(**{f"rows of member {k} for {stage}": own})
+                if len(own) and not 0 <= int(own.min()) <= int(own.max()) < y.shape[-1]:
+                    raise InputError(f"rows of member {k} for {stage} must be from 0 to {y.shape[-1] - 1}")
         self.X, self.y, self.rows, n = X, y, rows, y.shape[-1]
         self.weights = dict(weights or {})
         for stage, weight in self.weights.items():

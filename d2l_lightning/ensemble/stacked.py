@@ -1,14 +1,15 @@
 """K members of one architecture as one module, with every parameter stacked along a leading dimension."""
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
 
+from d2l_lightning.ensemble.alike import require_alike
 from d2l_lightning.errors import InputError
 from d2l_lightning.models.base import SupervisedModule
 
@@ -25,6 +26,9 @@ class StackedModule(SupervisedModule):
     Batches come from ``StackedData``. Every metric is logged for each member, as ``<stage>/<metric>/<name>``,
     and as the mean over the members, ``<stage>/<metric>``.
 
+    Rows of weight 0, which pad a batch, do not count in a member's batch normalization either: batches with
+    such rows are then computed member by member. Other layers that mix rows are an InputError in training.
+
     Args:
         members: Modules of one class with the same hyperparameters, except the class's ``buffer_hparams``.
             They may differ in weights and buffers.
@@ -32,59 +36,116 @@ class StackedModule(SupervisedModule):
 
     Raises:
         InputError: If there are no members, they differ in more than weights and buffers, a parameter is
-            frozen in only some of them, the names are not unique or not as many as the members, or the
-            optimizer mixes the elements of a parameter.
+            frozen in only some of them, a method of theirs would not be called, the names are not unique or
+            not as many as the members, or the optimizer mixes the elements of a parameter.
     """
+
+    _loss_ndim = 1
 
     def __init__(self, members: Sequence[SupervisedModule], names: Sequence[str] | None = None) -> None:
         super().__init__()
         if not members:
             raise InputError("there is no member to train")
-        if any(type(m) is not type(members[0]) or _common(m) != _common(members[0]) for m in members):
-            raise InputError("stacked members must be of one class and have the same hyperparameters")
         if names is not None and len(names) != len(members):
             raise InputError(f"{len(names)} names do not go with {len(members)} members")
         self.names = list(names) if names else [f"member_{k + 1}" for k in range(len(members))]
         if len(set(self.names)) < len(self.names):
             raise InputError(f"names must differ, because metrics are logged by name: {self.names}")
         self.num_members = len(self.names)
+        require_alike(members, self.names)
         self.member_hparams = [dict(member.hparams) for member in members]
         # A member whose parameters have the leading dimension, so that its optimizer is that of all members.
         self.stacked = copy.deepcopy(members[0])
+        self.stacked._metrics, self.stacked.evaluated, self.stacked._losses = {}, {}, []
         # For each of its parameters and buffers, the dictionary that holds it and its key.
         self._slots: list[tuple[dict[str, Any], str]] = []
+        shared: dict[Tensor, Tensor] = {}  # a tensor that several modules share stays one
         for path, owner in self.stacked.named_modules():
             owners = [member.get_submodule(path) for member in members]
-            for name, parameter in owner._parameters.items():
-                if parameter is not None:
-                    if any(getattr(o, name).requires_grad is not parameter.requires_grad for o in owners):
-                        where = f"{path}.{name}" if path else name
-                        raise InputError(f"{where} is frozen in some members and trained in others")
-                    values = torch.stack([getattr(o, name).detach() for o in owners])
-                    owner._parameters[name] = nn.Parameter(values, parameter.requires_grad)
-                    self._slots.append((owner._parameters, name))
-            for name, buffer in owner._buffers.items():
-                if buffer is not None:
-                    owner._buffers[name] = torch.stack([getattr(o, name) for o in owners])
-                    self._slots.append((owner._buffers, name))
+            for tensors in (owner._parameters, owner._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is None:
+                        continue
+                    if tensor not in shared:
+                        values = torch.stack([getattr(o, name).detach() for o in owners])
+                        is_parameter = isinstance(tensor, nn.Parameter)
+                        shared[tensor] = (
+                            nn.Parameter(values, tensor.requires_grad) if is_parameter else values
+                        )
+                    tensors[name] = shared[tensor]
+                    self._slots.append((tensors, name))
+        self._rows_are_separate = False  # whether it is known, or the first epoch has passed
+        self._norms = [module for module in self.stacked.modules() if isinstance(module, _NormBase)]
 
     def _each(self, method: str, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         """Call a method of every member; arguments whose ``in_dims`` is 0 have the leading dimension."""
         stacked = [owner[name] for owner, name in self._slots]
-        call = getattr(self.stacked, method)
 
         def of_member(*state_and_args: Any) -> Any:
-            for (owner, name), value in zip(self._slots, state_and_args, strict=False):
-                owner[name] = value
-            return call(*state_and_args[len(self._slots) :])
+            return self._member(method, state_and_args[: len(stacked)], *state_and_args[len(stacked) :])
 
         # torch.func.functional_call does the same, but takes twice as long for a small model.
         try:
             in_dims = (0,) * len(stacked) + in_dims
             return torch.vmap(of_member, in_dims, randomness="different")(*stacked, *args)
         finally:
-            for (owner, name), value in zip(self._slots, stacked, strict=True):
-                owner[name] = value
+            self._put(stacked)
+
+    def _put(self, state: Sequence[Tensor]) -> None:
+        for (owner, name), value in zip(self._slots, state, strict=True):
+            owner[name] = value
+
+    def _member(self, method: str, state: Sequence[Tensor], *args: Any) -> Any:
+        """Call a method of the member whose parameters and buffers are given."""
+        self._put(state)
+        result = getattr(self.stacked, method)(*args)
+        for (owner, name), value in zip(self._slots, state, strict=True):
+            if owner[name] is not value:  # it would be lost
+                raise InputError(
+                    f"{name} is replaced in {method}; change it in place, such as by {name}.copy_()"
+                )
+        return result
+
+    def _one_by_one(self, weight: Tensor) -> bool:
+        """Return whether a layer of PyTorch's computes statistics over the rows, and some are padding."""
+        norms = [norm for norm in self._norms if norm.training]
+        mixing = [norm for norm in norms if norm.track_running_stats or isinstance(norm, _BatchNorm)]
+        # Without a momentum, the layer calls item(), which vmap does not allow.
+        return bool(mixing) and (any(norm.momentum is None for norm in mixing) or not weight.all())
+
+    def _losses_without_padding(self, X: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        """Return the loss of each member, shape ``(K,)``, over its rows that have a weight."""
+        stacked = [owner[name] for owner, name in self._slots]
+        losses = []
+        try:
+            for k, kept in enumerate(weight != 0):
+                own = (X[k][kept], y[k][kept], weight[k][kept])
+                # The slices are views, so that members update the stacked statistics.
+                losses.append(self._member("loss", [value[k] for value in stacked], *own))
+        finally:
+            self._put(stacked)
+        return torch.stack(losses)
+
+    @torch.no_grad()
+    def _require_separate_rows(self, X: Tensor, y: Tensor, weight: Tensor) -> None:
+        """Raise an InputError if the loss of a member depends on the rows that only fill its batch."""
+        padding = (weight == 0).view(*weight.shape, *[1] * (X.ndim - weight.ndim))
+        others = X.roll(1, dims=1)
+        if X.is_floating_point():
+            others = others * 1000  # so that they matter, however small the weights are
+        buffers = [buffer.clone() for buffer in self.stacked.buffers()]
+        losses = []
+        for features in (X, torch.where(padding, others, X)):
+            with torch.random.fork_rng():  # the same random numbers twice, and none of those of the fit
+                losses.append(self._each("loss", (0, 0, 0), features, y, weight))
+            for buffer, value in zip(self.stacked.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+        if not torch.allclose(losses[0], losses[1], rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise InputError(
+                "a layer of the members mixes the rows of a batch, and some batches are filled up with rows "
+                "of weight 0; choose a batch_size that divides the number of rows of every member"
+            )
+        self._rows_are_separate = True
 
     def forward(self, X: Tensor) -> Tensor:
         """Return the predictions of every member, shape ``(K, B)``, for features of shape ``(B, ...)``."""
@@ -92,6 +153,10 @@ class StackedModule(SupervisedModule):
 
     def loss(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the loss of each member, shape ``(K,)``."""
+        if weight is not None and self._norms and self._one_by_one(weight):
+            return self._losses_without_padding(X, y, weight)
+        if weight is not None and self.training and not self._rows_are_separate and not weight.all():
+            self._require_separate_rows(X, y, weight)
         return self._each("loss", (0, 0, None if weight is None else 0), X, y, weight)
 
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
@@ -103,6 +168,10 @@ class StackedModule(SupervisedModule):
         """Return the metrics of the members' examples, ``(K, B)``; members share a y of shape ``(B,)``."""
         dim = 0 if y.ndim > 1 else None
         return self._each("example_metrics", (dim, dim), X, y)
+
+    def _values(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
+        dim = 0 if y.ndim > 1 else None
+        return self._each("_values", (dim, dim), X, y)
 
     def epoch_metrics(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the metrics of each member, shape ``(K,)``."""
@@ -157,15 +226,17 @@ class StackedModule(SupervisedModule):
 
     def unstack(self) -> list[SupervisedModule]:
         """Return the members as modules of their own, with their present weights."""
-        state = self.stacked.state_dict()
         members = []
-        # The hyperparameters of base classes are in hparams too.
-        arguments = inspect.signature(type(self.stacked)).parameters
         for k, hparams in enumerate(self.member_hparams):
-            member = type(self.stacked)(**{name: hparams[name] for name in arguments if name in hparams})
-            member.load_state_dict({name: value[k] for name, value in state.items()})
-            for name, parameter in self.stacked.named_parameters():
-                member.get_parameter(name).requires_grad_(parameter.requires_grad)
+            memo: dict[int, Any] = {}  # what the copy has in place of each stacked tensor
+            for owner, name in self._slots:
+                stacked = owner[name]
+                own = stacked.detach()[k].clone()
+                is_parameter = isinstance(stacked, nn.Parameter)
+                memo[id(stacked)] = nn.Parameter(own, stacked.requires_grad) if is_parameter else own
+            member = copy.deepcopy(self.stacked, memo)
+            member.hparams.update(copy.deepcopy(hparams))
+            member._hparams_initial = copy.deepcopy(member.hparams)
             members.append(member)
         return members
 
@@ -179,8 +250,3 @@ def _optimizers(configured: Any) -> list[Optimizer]:
     if isinstance(configured, (list, tuple)):
         return [optimizer for part in configured for optimizer in _optimizers(part)]
     return []
-
-
-def _common(member: SupervisedModule) -> dict[str, Any]:
-    """Return the hyperparameters that must be the same for all members."""
-    return {name: value for name, value in member.hparams.items() if name not in member.buffer_hparams}

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from d2l_lightning.errors import require_same_shape
 from d2l_lightning.functional.classification import cross_entropy, softmax
 from d2l_lightning.functional.penalties import l2_penalty
 from d2l_lightning.functional.risk import num_examples
@@ -90,4 +91,5 @@ def backward(
 def shares(y: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:
     """Return the share of each example in the risk (eq. 4.9.5): shape ``(B,)``, the type of ``like``."""
     weight = torch.ones_like(y, dtype=like.dtype) if weight is None else weight.to(like.dtype)
+    require_same_shape(weight=weight, y=y)
     return weight / num_examples(weight)

@@ -37,7 +37,12 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def correct_predictions(logits: Tensor, y: Tensor) -> Tensor:
-    """Return 1.0 where the greatest logit is that of the example's class, else 0.0: shape ``(B,)``."""
+    """Return 1.0 where the greatest logit is that of the example's class, else 0.0: shape ``(B,)``.
+
+    Raises:
+        InputError: If y does not match the logits, see ``require_classes``.
+    """
+    require_classes(logits, y)
     return (logits.argmax(dim=-1) == y).to(logits.dtype)
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from d2l_lightning.errors import InputError, require_finite, require_positive
+from d2l_lightning.errors import InputError, require_finite, require_positive, require_same_shape
 
 # Random keys of a permutation test that are in memory at a time.
 CHUNK = 4_000_000
@@ -53,9 +53,13 @@ def importance_weighted_mean(values: Tensor, weights: Tensor) -> tuple[Tensor, T
     The values, such as losses, and the importance weights have shape ``(n,)``. The standard error takes the
     weights as given.
 
+    Raises:
+        InputError: If the shapes differ.
+
     Source: Sugiyama, Krauledat and Müller, "Covariate Shift Adaptation by Importance Weighted Cross
     Validation" (2007).
     """
+    require_same_shape(values=values, weights=weights)
     shares = weights / weights.sum()
     mean = (shares * values).sum()
     return mean, (shares * (values - mean)).square().sum().sqrt()

@@ -16,10 +16,12 @@ def linear(X: Tensor, w: Tensor, b: Tensor | float = 0.0) -> Tensor:
     """Return predictions ``X w + b``, shape ``(n,)``, for X of shape ``(n, d)`` and w of shape ``(d,)``.
 
     Raises:
-        InputError: If the number of features is not the number of weights.
+        InputError: If w is no vector or the number of features is not the number of weights.
 
     Source: Section 3.1, eq. 3.1.4.
     """
+    if w.ndim != 1:
+        raise InputError(f"w of shape {tuple(w.shape)} must be a vector, such as w.squeeze(-1)")
     if X.shape[-1] != w.shape[-1]:
         raise InputError(f"X has {X.shape[-1]} features and w has {w.shape[-1]} weights; they must match")
     return X @ w + b

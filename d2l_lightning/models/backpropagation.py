@@ -36,6 +36,8 @@ class BackpropagationMLP(ScratchClassifier):
         InputError: In a fit, if the precision requires a scaled loss.
     """
 
+    steps_follow_loss = True
+
     def __init__(
         self,
         num_inputs: int = 784,
@@ -107,6 +109,7 @@ class BackpropagationMLP(ScratchClassifier):
 
     def on_fit_start(self) -> None:
         """Raise an InputError for a precision that scales the loss, which needs autograd."""
+        super().on_fit_start()
         if self.trainer.precision == "16-mixed":
             raise InputError("--precision 16-mixed scales the loss for autograd, which is not used here")
 

@@ -10,10 +10,22 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics import Metric
 
-from d2l_lightning.errors import DivergenceError
+from d2l_lightning.errors import DivergenceError, InputError, require_same_shape
 from d2l_lightning.functional.risk import empirical_risk, num_examples
+from d2l_lightning.models.checks import (
+    explain_error,
+    parameter_size,
+    require_new_fit,
+    require_parameters,
+    require_stable_decay,
+    shape_error,
+)
 
 OptimizerName = Literal["sgd", "adamw"]
+
+# A fit has diverged if its loss has grown by the first factor and its parameters by the second, its root. One
+# alone is no sign: weights grow from small initial ones, and a loss that is about 0 at first may grow a lot.
+DIVERGED_LOSS, DIVERGED_PARAMETERS = 1e4, 1e2
 
 
 class ExampleMean(Metric):
@@ -31,10 +43,10 @@ class ExampleMean(Metric):
     total: Tensor
     weight: Tensor
 
-    def __init__(self, shape: tuple[int, ...] = ()) -> None:
+    def __init__(self, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros(shape), dist_reduce_fx="sum")
-        self.add_state("weight", torch.zeros(shape), dist_reduce_fx="sum")
+        for name in ("total", "weight"):
+            self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
 
     def update(self, values: Tensor, weight: Tensor) -> None:
         """Add a batch: values and weights of shape ``shape + (B,)``, or values that broadcast to it."""
@@ -64,12 +76,16 @@ class SupervisedModule(LightningModule, ABC):
         num_members: The number of models that this module trains side by side.
         buffer_hparams: Hyperparameters that are kept in a buffer of the same name, so that members that train
             side by side may differ in them.
+        steps_follow_loss: Whether a ``training_step`` of the class's own takes the steps that ``loss`` gives,
+            so that its modules may train side by side.
         evaluated: The metrics of the last evaluation, by name; shape ``(K,)`` for K models side by side.
         log_prefix: Text before the names of all metrics, which distinguishes the fits of a run.
     """
 
     buffer_hparams: ClassVar[frozenset[str]] = frozenset()
+    steps_follow_loss: ClassVar[bool] = False
     num_members = 1
+    _loss_ndim = 0
     log_prefix = ""
 
     def __init__(self) -> None:
@@ -77,6 +93,11 @@ class SupervisedModule(LightningModule, ABC):
         self._metrics: dict[str, ExampleMean] = {}
         self.evaluated: dict[str, Tensor] = {}
         self._losses: list[tuple[Tensor, Tensor]] = []
+        # The parameters' size before a fit, the loss of its first batch, and that of its last epoch.
+        self._first_loss: Tensor | None = None
+        self._first_size: Tensor | None = None
+        self._epoch_loss: Tensor | None = None
+        self._fitted_by = 0  # the id of the Trainer of the last fit
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this attribute some 40 times a step, and nn.Module's __setattr__ is slow.
@@ -93,7 +114,9 @@ class SupervisedModule(LightningModule, ABC):
     def make_optimizer(
         self, name: OptimizerName | Literal["adam"], lr: float, weight_decay: float = 0.0
     ) -> torch.optim.Optimizer:
-        """Return minibatch SGD, Adam or AdamW over all parameters."""
+        """Return minibatch SGD, Adam or AdamW over all parameters; errors as in ``require_stable_decay``."""
+        if name != "adam":  # Adam divides the gradient of its penalty by its size
+            require_stable_decay(lr=lr, weight_decay=weight_decay)
         if name == "sgd":
             return torch.optim.SGD(self.parameters(), lr=lr, weight_decay=weight_decay)
         kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
@@ -113,7 +136,18 @@ class SupervisedModule(LightningModule, ABC):
 
     def loss(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the risk of a batch, see ``functional.risk.empirical_risk``: a scalar."""
-        return empirical_risk(self.example_losses(X, y), weight)
+        losses = self.example_losses(X, y)
+        if losses.shape != y.shape or losses.ndim != 1:
+            raise shape_error(self, "example_losses", losses, X, y)
+        return empirical_risk(losses, weight)
+
+    def _values(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Return ``example_metrics``; raise an InputError if they are not a value for each example."""
+        metrics = self.example_metrics(X, y)
+        for name, values in metrics.items():
+            if values.shape != y.shape or values.ndim != 1:
+                raise shape_error(self, f"{name!r} in example_metrics", values, X, y)
+        return metrics
 
     def name_of(self, index: int) -> str:
         """Return the name of the member at ``index`` of several models that train side by side."""
@@ -121,14 +155,22 @@ class SupervisedModule(LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the batch's loss and add it to the epoch's loss."""
-        loss = self.loss(*batch)
+        try:
+            loss = self.loss(*batch)
+        except (RuntimeError, ValueError) as error:
+            explain_error(self, batch[0], error)
+            raise
+        if loss.ndim != self._loss_ndim:
+            raise InputError(f"loss of {type(self).__name__} must be a scalar, not {tuple(loss.shape)}")
         self.accumulate_loss(loss, batch)
         return loss.sum()
 
     def accumulate_loss(self, loss: Tensor, batch: Any) -> None:
         """Add a batch's loss to the epoch's loss."""
         # Averaged at the epoch's end: a Metric's update costs as much as the whole step of a small model.
-        self._losses.append((loss.detach(), batch[2] if len(batch) > 2 else torch.ones_like(batch[1])))
+        # The weights are not of the type of y: sums of half-precision numbers would be rounded.
+        weight = batch[2] if len(batch) > 2 else torch.ones_like(batch[1], dtype=torch.float32)
+        self._losses.append((loss.detach(), weight))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the metrics of its stages."""
@@ -145,17 +187,47 @@ class SupervisedModule(LightningModule, ABC):
     def _evaluate(
         self, stage: str, X: Tensor, y: Tensor, weight: Tensor | Mapping[str, Tensor] | None = None
     ) -> None:
-        values = self.example_metrics(X, y)
-        if not isinstance(weight, Mapping):
-            weight = {stage: torch.ones_like(y) if weight is None else weight}
-        for stage, stage_weight in weight.items():
+        try:
+            values = self._values(X, y)
+        except (RuntimeError, ValueError) as error:
+            explain_error(self, X, error)
+            raise
+        weights = weight if isinstance(weight, Mapping) else {stage: weight}
+        for stage, stage_weight in weights.items():
             for metric, value in values.items():
                 name = f"{stage}/{metric}"
                 if name == "train/loss":  # this is the loss of the training steps
                     continue
-                if name not in self._metrics or self._metrics[name].device != value.device:
-                    self._metrics[name] = ExampleMean(stage_weight.shape[:-1]).to(value.device)
-                self._metrics[name].update(value, stage_weight)
+                own_weight = stage_weight
+                if own_weight is None:
+                    own_weight = torch.ones_like(value, dtype=torch.float32)
+                require_same_shape(**{f"weight of stage {stage}": own_weight, metric: value})
+                dtype, mean = torch.promote_types(value.dtype, torch.float32), self._metrics.get(name)
+                if mean is None or (mean.total.device, mean.total.dtype) != (value.device, dtype):
+                    mean = self._metrics[name] = ExampleMean(value.shape[:-1], dtype).to(value.device)
+                mean.update(value, own_weight)
+
+    def fit_state(self) -> dict[str, Tensor]:
+        """Return what the module keeps between the epochs of a fit, beside its ``state_dict``."""
+        kept = {"first_loss": self._first_loss, "first_size": self._first_size}
+        return {name: value for name, value in kept.items() if value is not None}
+
+    def load_fit_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``fit_state`` returned, before the fit goes on from a checkpoint."""
+        self._first_loss, self._first_size = state.get("first_loss"), state.get("first_size")
+
+    def on_fit_start(self) -> None:
+        """Raise an InputError for a Trainer that has fitted already, or a tensor that is no parameter."""
+        require_new_fit(self.trainer, continues=self._fitted_by == id(self.trainer))
+        require_parameters(self)
+        self._fitted_by = id(self.trainer)
+        if self.trainer.ckpt_path is None:
+            self._first_loss = self._first_size = self._epoch_loss = None
+
+    def on_train_start(self) -> None:
+        """Keep the size of the parameters, by which ``on_train_end`` sees whether the fit diverged."""
+        if self._first_size is None:
+            self._first_size = parameter_size(self, self.num_members)
 
     def on_train_epoch_start(self) -> None:
         """Discard the losses of an interrupted epoch."""
@@ -164,16 +236,34 @@ class SupervisedModule(LightningModule, ABC):
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss; raise a DivergenceError if it is not finite."""
         losses = torch.stack([loss for loss, _ in self._losses])
+        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
+        if self._first_loss is None:
+            self._first_loss = losses[0]
         counts = torch.stack([num_examples(weight) for _, weight in self._losses])
         weight = torch.stack([weight.sum(dim=-1) for _, weight in self._losses])
         loss = (losses * counts).sum(dim=0) / weight.sum(dim=0)
         finite = loss.isfinite()
         if not finite.all():
-            of = f" of {self.name_of(int((~finite).nonzero()[0]))}" if loss.ndim else ""
-            became = f"the training loss{of} became {loss[~finite][0]:g} in epoch {self.current_epoch + 1}"
-            clipping = " or a gradient_clip_val" if self.automatic_optimization else ""
-            raise DivergenceError(f"{became}; a lower lr{clipping} may help")
+            raise self._divergence(~finite, f"became {loss[~finite][0]:g} in epoch {self.current_epoch + 1}")
+        self._epoch_loss = loss
         self.log_metrics({"train/loss": loss})
+
+    def _divergence(self, wrong: Tensor, what: str) -> DivergenceError:
+        """Return the error of a loss, or of the first member whose loss is wrong."""
+        of = f" of {self.name_of(int(wrong.nonzero()[0]))}" if wrong.ndim else ""
+        clipping = " or a gradient_clip_val" if self.automatic_optimization else ""
+        return DivergenceError(f"the training loss{of} {what}; a lower lr{clipping} may help")
+
+    def on_train_end(self) -> None:
+        """Raise a DivergenceError if loss and parameters have grown by orders of magnitude."""
+        if self._epoch_loss is None or self._first_loss is None or self._first_size is None:
+            return
+        growth = parameter_size(self, self.num_members) / self._first_size.clamp(min=1)
+        grown = self._epoch_loss > DIVERGED_LOSS * self._first_loss.abs()
+        grown = grown & (growth.view(grown.shape) > DIVERGED_PARAMETERS)
+        if grown.any():
+            before, after = self._first_loss[grown][0], self._epoch_loss[grown][0]
+            raise self._divergence(grown, f"grew from {before:g} to {after:g}")
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of each stage."""

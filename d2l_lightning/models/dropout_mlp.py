@@ -97,7 +97,7 @@ def probabilities_under_dropout(model: Classifier, X: Tensor, num_masks: int) ->
         if isinstance(module, nn.BatchNorm1d):  # its statistics stay those of training
             module.eval()
     try:
-        logits = model(X.repeat(num_masks, *[1] * (X.ndim - 1)))
+        logits = model(X.to(model.dtype).repeat(num_masks, *[1] * (X.ndim - 1)))
     finally:
         model.train(was_training)
     return softmax(logits).unflatten(0, (num_masks, len(X)))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from d2l_lightning.errors import require_known, require_not_negative
 from d2l_lightning.functional.penalties import l1_penalty, l2_penalty
+from d2l_lightning.models.checks import require_stable_decay
 from d2l_lightning.models.linear_regression import LinearRegression, LinearRegressionScratch, Loss
 from d2l_lightning.optim.sgd import ProximalSGD
 
@@ -45,6 +46,12 @@ class WeightDecayScratch(LinearRegressionScratch):
         """Return the mean loss of a batch plus lambda times the penalty: a scalar."""
         return super().loss(X, y, weight) + self.lambd * self.penalty(self.w)
 
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return minibatch SGD over weights and bias; raise a DivergenceError if no fit could converge."""
+        if self.hparams["penalty"] == "l2":
+            require_stable_decay(lr=self.hparams["lr"], lambd=self.lambd.max().item())
+        return super().configure_optimizers()
+
 
 class WeightDecay(LinearRegression):
     """Linear regression whose optimizer decays the weights, but not the bias (Section 3.7.4).
@@ -60,7 +67,12 @@ class WeightDecay(LinearRegression):
         self.save_hyperparameters()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return minibatch SGD with one group that decays, the weights, and one that does not, the bias."""
+        """Return minibatch SGD with one group that decays, the weights, and one that does not, the bias.
+
+        Raises:
+            DivergenceError: If no fit could converge.
+        """
+        require_stable_decay(lr=self.hparams["lr"], wd=self.hparams["wd"])
         groups: list[dict[str, Any]] = [
             {"params": [self.net.weight], "weight_decay": self.hparams["wd"]},
             {"params": [self.net.bias]},

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from d2l_lightning.data.batches import ShuffledBatches, StackedBatches, data_generator, epoch_generator
+from d2l_lightning.data.batches import (
+    RowLoader,
+    ShuffledBatches,
+    StackedBatches,
+    data_generator,
+    epoch_generator,
+    gather_from,
+    shuffled_loader,
+)
+from d2l_lightning.data.regression import SyntheticRegressionData
 from d2l_lightning.ensemble.folds import k_fold
 from d2l_lightning.errors import InputError
 
@@ -46,6 +55,7 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
         for epoch in (2, 0, 1, 3):  # not in sequence: an epoch does not depend on others
             batches.set_epoch(epoch)
             orders[seed, epoch] = tuple(torch.cat(list(batches)).tolist())
+            batches.set_epoch(epoch)
             assert tuple(torch.cat(list(batches)).tolist()) == orders[seed, epoch]
     assert len(set(orders.values())) == 16
     assert tuple(torch.cat(list(ShuffledBatches(50, 7, 3))).tolist()) == orders[3, 0]
@@ -239,3 +249,61 @@ def test_the_epoch_can_be_set_after_the_iterator_is_created(kind: str) -> None:
     late.set_epoch(3)
     assert rows(iterator) == rows(expected)
     assert rows(expected) != rows(make())
+
+
+def rows_of(loader: Any) -> list[int]:
+    """Return the rows of an epoch of a loader whose batches begin with row numbers."""
+    return torch.cat([(b if isinstance(b, Tensor) else b[0]).flatten() for b in loader]).tolist()
+
+
+KINDS = {
+    "shuffled": lambda n, size, seed: ShuffledBatches(n, size, seed),
+    "stacked": lambda n, size, seed: StackedBatches([torch.arange(n)], size, seed),
+    "row loader": lambda n, size, seed: RowLoader(
+        ShuffledBatches(n, size, seed), gather_from(torch.arange(n))
+    ),
+    "data loader": lambda n, size, seed: shuffled_loader(
+        SyntheticRegressionData(num_train=1, num_val=0), size, seed, torch.arange(n)
+    ),
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kind=st.sampled_from(list(KINDS)),
+    n=st.integers(1, 40),
+    batch_size=st.integers(1, 45),
+    seed=SEEDS,
+    epochs=st.lists(st.one_of(st.none(), EPOCHS), min_size=1, max_size=5),
+    late=st.booleans(),
+)
+def test_without_set_epoch_each_iteration_is_the_next_epoch(
+    kind: str, n: int, batch_size: int, seed: int, epochs: list[int | None], late: bool
+) -> None:
+    loader: Any = KINDS[kind](n, batch_size, seed)
+    sampler = getattr(loader, "sampler", loader)
+    expected = 0
+    for epoch in epochs:
+        iterator = iter(loader) if late and kind != "data loader" else None
+        if epoch is not None:
+            sampler.set_epoch(epoch)
+            expected = epoch
+        fresh = KINDS[kind](n, batch_size, seed)
+        getattr(fresh, "sampler", fresh).set_epoch(expected)
+        assert rows_of(loader if iterator is None else iterator) == rows_of(fresh)
+        expected += 1
+
+
+def test_an_epoch_that_is_left_early_is_over() -> None:
+    batches = ShuffledBatches(20, 4, seed=0)
+    first = next(iter(batches))
+    assert not torch.equal(next(iter(batches)), first)
+    batches.set_epoch(0)
+    assert torch.equal(next(iter(batches)), first)
+
+
+@pytest.mark.parametrize("rows", [torch.ones(9, dtype=torch.bool), torch.ones(9), torch.zeros(3, 3).long()])
+def test_rows_that_are_no_indices_are_an_error(rows: Tensor) -> None:
+    for make in (ShuffledBatches, lambda rows, *args: StackedBatches([torch.arange(9), rows], *args)):
+        with pytest.raises(InputError, match=r"rows.* must be a vector of indices, not torch\..* of shape"):
+            make(rows, 4, 0)

@@ -520,3 +520,44 @@ def test_bad_weights_are_an_error(weights: dict[str, Tensor], message: str) -> N
         StackedData(
             torch.zeros(5, 2), torch.zeros(5), {"train": [torch.arange(5)] * 2}, 2, seed=0, weights=weights
         )
+
+
+ROWS = torch.arange(5)
+
+
+@pytest.mark.parametrize(
+    ("y", "rows", "message"),
+    [
+        (torch.zeros(5, 1), {"train": [ROWS] * 2}, r"y of shape \(5, 1\) does not go with 2 members"),
+        (torch.zeros(5), {"val": [ROWS] * 2}, "rows must have the stage train"),
+        (
+            torch.zeros(5),
+            {"train": [ROWS] * 2, "val": [ROWS] * 3},
+            "rows of 3 members for val and of 2 for train",
+        ),
+        (torch.zeros(5), {"train": [ROWS > 2] * 2}, "rows of member 1 for train must be a vector of indices"),
+        (torch.zeros(5), {"train": [ROWS, ROWS - 1]}, "rows of member 2 for train must be from 0 to 4"),
+        (
+            torch.zeros(5),
+            {"train": [ROWS], "val": [ROWS + 1]},
+            "rows of member 1 for val must be from 0 to 4",
+        ),
+    ],
+)
+def test_rows_that_do_not_go_with_the_targets_are_an_error(y: Tensor, rows: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StackedData(torch.zeros(5, 1), y, rows, 2, seed=0)
+
+
+def test_members_can_be_evaluated_on_data_of_a_single_model(
+    prices: Data, trainer: Callable[..., Trainer]
+) -> None:
+    members = make_members(3, log_price=True)
+    stacked = StackedModule(copy.deepcopy(members))
+    loader: Any = DataLoader([prices], batch_size=None)  # type: ignore[arg-type, list-item]
+    trainer().validate(stacked, loader, verbose=False)
+    for k, member in enumerate(members):
+        trainer().validate(member, loader, verbose=False)
+        torch.testing.assert_close(
+            stacked.evaluated["val/log_rmse"][k], member.evaluated["val/log_rmse"], rtol=1e-5, atol=1e-7
+        )

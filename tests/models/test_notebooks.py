@@ -6,11 +6,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
+from d2l_lightning.data.kaggle_house import KaggleHouse
 from d2l_lightning.data.regression import SyntheticRegressionData
 from d2l_lightning.errors import InputError
+from d2l_lightning.models.linear_regression import LinearRegression
 from d2l_lightning.models.notebooks import add_to_class
 
 
@@ -72,3 +74,46 @@ def test_the_trainer_fits_a_module_that_is_defined_in_pieces(trainer: Callable[.
 def test_other_objects_than_classes_are_an_error() -> None:
     with pytest.raises(InputError, match="takes a class, not 3"):
         add_to_class(cast(Any, 3))
+
+
+def named(name: str, function: Callable[..., object]) -> Callable[..., object]:
+    def renamed(*args: Any) -> object:
+        return function(*args)
+
+    renamed.__name__ = name
+    return renamed
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "message"),
+    [
+        (
+            KaggleHouse,
+            "get_dataloader",
+            "nothing calls get_dataloader of KaggleHouse; use train_dataloader and",
+        ),
+        (LightningDataModule, "get_dataloader", "nothing calls get_dataloader of LightningDataModule"),
+        (Trainer, "fit_epoch", "nothing calls fit_epoch of Trainer; use the model's training_step"),
+        (Trainer, "prepare_batch", "nothing calls prepare_batch of Trainer"),
+    ],
+)
+def test_a_method_of_the_book_that_nothing_calls_is_an_error(cls: type, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        add_to_class(cls)(named(name, lambda self: None))
+    assert not hasattr(cls, name)
+
+
+def test_a_loss_with_the_arguments_of_the_book_is_an_error() -> None:
+    before = LinearRegression.loss
+    with pytest.raises(
+        InputError, match=r"gets X, y and weight, not y_hat; add example_losses\(self, X, y\)"
+    ):
+        add_to_class(LinearRegression)(cast(Any, named_loss))
+    assert LinearRegression.loss is before
+
+
+def named_loss(self: Any, y_hat: Tensor, y: Tensor) -> Tensor:
+    return ((y_hat - y) ** 2 / 2).mean()
+
+
+named_loss.__name__ = "loss"
