@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from functools import partial
 
-import torch
-from torch import Tensor
-
 from d2l_lightning.errors import require_finite, require_positive
 from d2l_lightning.functional import activations
 from d2l_lightning.plots.style import Curve, curve_figure
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.trainer_flags import refuse_flags
+
+import torch
+from torch import Tensor
 
 Function = Callable[[Tensor], Tensor]
 
@@ -24,6 +25,7 @@ def main(run: Run, alpha: float = 0.25, reach: float = 8.0) -> None:
         alpha: Slope of pReLU for negative arguments.
         reach: Functions are drawn from minus this number to this number.
     """
+    refuse_flags(run.trainer_flags, "nothing is trained")
     require_positive(reach=reach)
     require_finite(alpha=torch.tensor(alpha))
     functions: dict[str, tuple[Function, Function]] = {

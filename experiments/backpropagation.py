@@ -4,9 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from torch.nn import functional as F  # noqa: N812
-
 from d2l_lightning.benchmarks.memory import memory_of
 from d2l_lightning.data.fashion_mnist import FashionMNIST
 from d2l_lightning.errors import InputError
@@ -14,10 +11,14 @@ from d2l_lightning.functional.computational_graph import operators
 from d2l_lightning.models.backpropagation import BackpropagationMLP, gradient_errors
 from d2l_lightning.models.mlp import MLP
 from d2l_lightning.plots import backpropagation as plots
-from d2l_lightning.runs.classification import require_test_rows, train_and_test
+from d2l_lightning.runs.classification import train_and_test
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table, track
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.trainer_flags import refuse_precision
+
+import torch
+from torch.nn import functional as F  # noqa: N812
 
 # Of the gradients in double precision against autograd's.
 TOLERANCE = 1e-6
@@ -56,7 +57,7 @@ def main(
     accumulated = run.trainer_flags.get("accumulate_grad_batches") or 1
     if run.trainer_flags.get("gradient_clip_val") is not None or accumulated != 1:
         raise InputError("--gradient_clip_val and --accumulate_grad_batches are for autograd's gradients")
-    require_test_rows(run)
+    refuse_precision(run.trainer_flags, "16-mixed", "it scales the loss for autograd, which is not used")
     images, by_hand = data(seed=run.seed), model()
     images.setup()
     width, batch_size = by_hand.hparams["num_hiddens"], images.batch_size

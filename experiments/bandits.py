@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 
-import torch
-
 from d2l_lightning.data.batches import data_generator
 from d2l_lightning.errors import InputError, require_positive
 from d2l_lightning.functional import bandits
@@ -13,6 +11,9 @@ from d2l_lightning.plots.shift import regret_curves
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table, track
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.trainer_flags import refuse_flags
+
+import torch
 
 
 def main(
@@ -33,6 +34,7 @@ def main(
         steps: Pulls of each bandit.
         repeats: Bandits that each strategy plays side by side.
     """
+    refuse_flags(run.trainer_flags, "nothing is trained")
     require_positive(steps=steps, repeats=repeats)
     for arm in arms:
         require_probability(arms=arm)

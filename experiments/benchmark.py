@@ -13,6 +13,7 @@ from d2l_lightning.errors import require_positive
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table, track
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.trainer_flags import refuse_flags
 
 JOBS: dict[str, type[Job]] = {
     "kaggle_house": HouseFolds,
@@ -34,15 +35,17 @@ def main(
     Args:
         run: The run.
         job: What to time, on the CPU, from the same weights and on the same batches. `kaggle_house`: the
-            5-fold cross-validation of Section 4.10 as one stacked fit, as a PyTorch loop over the folds, and
-            with a plain Trainer for each fold. `linear_regression`: a step of Section 3.5's model with and
-            without the Trainer, the same for a module that does nothing, and with a progress board.
-            `weight_decay`: a path of 32 lambdas with the settings of Section 4.5 as one stacked fit, and as
-            32 fits in turn. `fashion_mnist`: Section 4.3's perceptron with validation, as a PyTorch loop over
-            tensors in memory, and in plain Lightning with torchvision's dataset.
+            5-fold cross-validation of Section 4.10 as one stacked fit, as the same in a run whose state is
+            saved, as a PyTorch loop over the folds, and with a plain Trainer for each fold.
+            `linear_regression`: a step of Section 3.5's model with and without the Trainer, the same for a
+            module that does nothing, and with a progress board. `weight_decay`: a path of 32 lambdas with the
+            settings of Section 4.5 as one stacked fit, and as 32 fits in turn. `fashion_mnist`: Section 4.3's
+            perceptron with validation, as a PyTorch loop over tensors in memory, and in plain Lightning with
+            torchvision's dataset.
         repeats: How often each implementation is timed, in turn.
         epochs: Epochs of each fit; if not given, 100, or 1 of Fashion-MNIST.
     """
+    refuse_flags(run.trainer_flags, "each implementation has settings of its own")
     require_positive(repeats=repeats, epochs=1 if epochs is None else epochs)
     epochs = JOBS[job].default_epochs if epochs is None else epochs
     scripts = Path(__file__).parent

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 
-import torch
-
 from d2l_lightning.callbacks.prequential import PrequentialErrors
 from d2l_lightning.data.streams import DriftingStream
 from d2l_lightning.errors import InputError
@@ -13,6 +11,9 @@ from d2l_lightning.plots.shift import stream_errors
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.trainer_flags import refuse_flags
+
+import torch
 
 
 def main(
@@ -23,14 +24,15 @@ def main(
 ) -> None:
     """Predict every batch of a stream with concept shift, then train on it (4.9.3, 4.9.4).
 
-    There is one pass over the stream, whatever `--max_epochs` is.
-
     Args:
         run: The run.
         frozen_after: The share of the stream after which the frozen copy is made.
         data: The stream.
         model: The model.
     """
+    once = "there is one pass over the stream; --num_rows sets its length"
+    evaluation = {f"limit_{stage}_batches" for stage in ("val", "test", "predict")}
+    refuse_flags(run.trainer_flags, once, {"max_epochs", "min_epochs", *evaluation})
     if not 0 < frozen_after < 1:
         raise InputError(f"frozen_after must be between 0 and 1, not {frozen_after}")
     stream = data(seed=run.seed)

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-
-import pandas as pd
-import torch
+from pathlib import Path
 
 from d2l_lightning.data.shifted_tables import ShiftedTables
 from d2l_lightning.models.base import SupervisedModule
@@ -14,10 +12,14 @@ from d2l_lightning.plots.shift import MAX_FEATURES, balance, overlap
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.trainer_flags import refuse_flags
 from d2l_lightning.shift.comparison import shift_results, shift_table
 from d2l_lightning.shift.correction import WeightedCrossValidation, feature_differences
 from d2l_lightning.shift.covariate import Detection, estimate_and_detect
 from d2l_lightning.shift.domain import DomainSettings
+
+import pandas as pd
+import torch
 
 
 def linear_model(data: ShiftedTables, lr: float = 0.01) -> SupervisedModule:
@@ -35,8 +37,8 @@ def linear_model(data: ShiftedTables, lr: float = 0.01) -> SupervisedModule:
 
 def main(
     run: Run,
-    source: str,
-    target: str,
+    source: str | Path,
+    target: str | Path,
     label: str,
     data: Callable[..., ShiftedTables] = ShiftedTables,
     model: Callable[..., SupervisedModule] = linear_model,
@@ -59,6 +61,7 @@ def main(
         domain: The settings of the domain classifiers.
         cross_validation: The training and evaluation of the model.
     """
+    refuse_flags(run.trainer_flags, "--steps says how long to train", {"max_epochs", "min_epochs"})
     settings, tables = domain(), data(source, target, label, seed=run.seed)
     tables.setup()
     X, new = tables.X[: tables.num_source], tables.X[tables.num_source :]
@@ -66,7 +69,8 @@ def main(
     estimated, detection = estimate_and_detect(run.fit, X, new, settings, seed=run.seed)
     correction = validation.fit(run.fit, estimated.weights)
     with torch.no_grad():
-        predictions = {kind: tables.decode(each(new)) for kind, each in correction.models.items()}
+        models = correction.models.items()
+        predictions = {kind: tables.decode(each(new.to(each.dtype)).to(new.dtype)) for kind, each in models}
     differences = feature_differences(tables.feature_names, X, new, estimated.weights)
     risks = correction.risks(tables.loss_unit)
     weights = pd.DataFrame({"line": tables.lines["source"], "weight": estimated.weights.numpy()})

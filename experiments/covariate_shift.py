@@ -6,8 +6,6 @@ from functools import partial
 from statistics import fmean, median
 from typing import Any
 
-import torch
-
 from d2l_lightning.data.shifted_images import ShiftedFashionMNIST
 from d2l_lightning.data.synthetic_shift import SyntheticCovariateShift
 from d2l_lightning.errors import require_not_negative, require_positive
@@ -20,6 +18,8 @@ from d2l_lightning.runs.run import Run
 from d2l_lightning.shift.comparison import Comparison, compare, comparison_report
 from d2l_lightning.shift.covariate import Detection, require_trial_rows, run_trials
 from d2l_lightning.shift.domain import DomainSettings, domain_classifier
+
+import torch
 
 # The level of the tests: the probability of a false alarm.
 LEVEL = 0.05
@@ -58,7 +58,7 @@ def main(
         images: The images of the tests.
     """
     require_not_negative(trials=trials)
-    require_positive(trial_epochs=trial_epochs)
+    require_positive(trial_rows=trial_rows, trial_epochs=trial_epochs)
     settings, synthetic, shifted = domain(), data(seed=run.seed), images(seed=run.seed)
     linear = model(synthetic.num_inputs)
     if trials:
@@ -88,8 +88,9 @@ def lines(
     t = data.X @ data.direction
     points = {name: (t[data.rows[name]], data.y[data.rows[name]]) for name in ("source", "target")}
     ends = torch.stack([t.min(), t.max()])
+    X = ends[:, None] * data.direction
     with torch.no_grad():
-        y = {name: model(ends[:, None] * data.direction) for name, model in comparison.models.items()}
+        y = {name: model(X.to(model.dtype)) for name, model in comparison.models.items()}
     return points, [(comparison.labels[name], ends.tolist(), values.tolist()) for name, values in y.items()]
 
 

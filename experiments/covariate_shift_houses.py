@@ -7,6 +7,7 @@ from d2l_lightning.data.shifted_houses import ShiftedHouses
 from d2l_lightning.models.price_regressor import PriceRegressor
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.trainer_flags import refuse_precision
 from d2l_lightning.shift.comparison import compare, comparison_report
 from d2l_lightning.shift.domain import DomainSettings
 
@@ -26,6 +27,7 @@ def main(
 
     The true weights are unknown. The comparison is with a fit on the labels of half of the target.
     """
+    refuse_precision(run.trainer_flags, "16-true", "prices are above 65504, its greatest number")
     settings, houses = domain(), data(seed=run.seed)
     houses.setup()
     comparison = compare(run.fit, houses, model(houses.X.shape[1]), settings, "log_rmse")

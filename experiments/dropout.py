@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from d2l_lightning.callbacks.layer_statistics import ActivationVariance
 from d2l_lightning.data.fashion_mnist import FashionMNIST
-from d2l_lightning.errors import InputError, require_positive
+from d2l_lightning.errors import InputError, require_not_negative, require_positive
 from d2l_lightning.models.classifier import Classifier
 from d2l_lightning.models.dropout_mlp import DropoutMLP, DropoutMLPScratch, uncertainty_under_dropout
 from d2l_lightning.plots.classification import dropout_uncertainty
@@ -53,6 +53,7 @@ def main(
         concise: The concise model.
     """
     require_positive(num_masks=num_masks)
+    require_not_negative(weight_decay=weight_decay)
     if len(set(variants)) < len(variants):
         raise InputError(f"variants must name each once, not {list(variants)}")
     images = data(seed=run.seed)

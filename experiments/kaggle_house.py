@@ -14,6 +14,7 @@ from d2l_lightning.plots.style import Curve, curve_figure
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.trainer_flags import check_batches, refuse_precision
 
 # The log RMSE that Section 4.10 prints for its linear model: of five folds, in training and validation, their
 # average, and the fit on all rows.
@@ -40,8 +41,10 @@ def main(
         data: The data.
         model: The model.
     """
+    refuse_precision(run.trainer_flags, "16-true", "prices are above 65504, its greatest number")
     houses = data(seed=run.seed)
     houses.setup()
+    check_batches(run.trainer_flags, houses)  # before the first fit, which has other data
     num_features = len(houses.feature_names)
     train_rows, val_rows = k_fold(houses.num_train, k, run.seed if shuffle_folds else None)
     X, y = houses.stacked_features(train_rows)
@@ -78,6 +81,7 @@ def main(
         products={"submission.csv": houses.submission(prices)},
         checkpoints={**dict(zip(names, folds.unstack(), strict=True)), "final": final},
         tables=[comparison(results)],
+        notes=[f"Note: {warning}" for warning in houses.warnings()],
         figures={
             "learning_curves": partial(fold_curves, means, curves),
             "final_fit": partial(curve_figure, *labels, yscale="log", legend="none"),

@@ -5,10 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 (its usual name)
-
 from d2l_lightning.data.fashion_mnist import LABELS
 from d2l_lightning.data.label_shift import LabelShiftedFashionMNIST
 from d2l_lightning.functional.classification import softmax
@@ -16,10 +12,14 @@ from d2l_lightning.functional.label_shift import confusion_matrix, label_distrib
 from d2l_lightning.models.classifier import Classifier
 from d2l_lightning.models.mlp import MLP
 from d2l_lightning.plots.shift import class_shares
-from d2l_lightning.runs.classification import require_test_rows, test_metrics
+from d2l_lightning.runs.classification import require_rows_for_batch_norm, test_metrics
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 # Images that are predicted at a time.
 CHUNK = 2000
@@ -49,10 +49,10 @@ def main(
         data: The images.
         model: The classifier.
     """
-    require_test_rows(run)
     images, start = data(seed=run.seed), model()
     images.prepare_data()
     images.setup()
+    require_rows_for_batch_norm(start, len(images.rows["train"]), images.batch_size)
     held_out = images.labels[images.rows["val"]].cpu()
     require_all_classes(held_out, len(LABELS))
     models: dict[str, MLP] = {}
@@ -90,7 +90,9 @@ def main(
 @torch.no_grad()
 def predictions(model: Classifier, data: LabelShiftedFashionMNIST, stage: str, soft: bool) -> Tensor:
     """Return a model's predictions of a stage's rows, ``(n, 10)``: probabilities, or one-hot classes."""
-    chunks = [softmax(model(data.examples(rows)[0])) for rows in data.rows[stage].split(CHUNK)]
+    chunks = [
+        softmax(model(data.examples(rows)[0].to(model.dtype))) for rows in data.rows[stage].split(CHUNK)
+    ]
     probabilities = torch.cat(chunks)
     return probabilities if soft else F.one_hot(probabilities.argmax(dim=1), probabilities.shape[1]).float()
 

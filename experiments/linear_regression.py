@@ -4,9 +4,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from d2l_lightning.callbacks.progress_board import ProgressBoard
 from d2l_lightning.data.regression import SyntheticRegressionData
 from d2l_lightning.functional.linear import least_squares_with_bias, medians_by_amount
@@ -15,6 +12,9 @@ from d2l_lightning.plots.regression import errors_by_amount
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
+
+import torch
+from torch import Tensor
 
 # What Sections 3.4.4 and 3.5.4 print: the errors of w1, w2 and b, truth minus estimate.
 BOOK_W, BOOK_B = [2.0, -3.4], 4.2

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from d2l_lightning.data.fashion_mnist import FashionMNIST
-from d2l_lightning.errors import InputError
 from d2l_lightning.models.classifier import Classifier
 from d2l_lightning.models.mlp import MLP, MLPScratch
-from d2l_lightning.runs.classification import train_and_test
+from d2l_lightning.runs.classification import require_rows_for_batch_norm, train_and_test
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.run import Run
 
@@ -39,13 +38,8 @@ def main(
     images = data(seed=run.seed)
     concise = model()
     settings = concise.hparams
-    if settings["batch_norm"]:
-        images.setup()
-        if images.batch_size == 1 or len(images.rows["train"]) % images.batch_size == 1:
-            raise InputError(
-                "batch_norm cannot train on the last row alone; choose another batch_size than "
-                f"{images.batch_size}"
-            )
+    images.setup()
+    require_rows_for_batch_norm(concise, len(images.rows["train"]), images.batch_size)
     models: dict[str, Classifier] = {"concise": concise}
     one_layer = len(settings["hidden_sizes"]) == 1 and not any(settings["dropouts"])
     if one_layer and all(settings[name] == value for name, value in SCRATCH.items()):

@@ -3,19 +3,24 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
-from torch import Tensor
-
 from d2l_lightning.data.regression import SyntheticRegressionData
 from d2l_lightning.errors import InputError, require_finite
 from d2l_lightning.functional.linear import linear
-from d2l_lightning.functional.normal import gaussian_negative_log_likelihood, normal_density
+from d2l_lightning.functional.normal import (
+    gaussian_negative_log_likelihood,
+    normal_density,
+    require_deviation,
+)
 from d2l_lightning.functional.regression import squared_loss
 from d2l_lightning.plots.regression import normal_densities
 from d2l_lightning.plots.style import Curve, curve_figure
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.trainer_flags import refuse_flags
+
+import torch
+from torch import Tensor
 
 
 def main(
@@ -32,6 +37,7 @@ def main(
         stds: Standard deviation of each density.
         noise: Standard deviation of the noise in the data (eq. 3.1.13) that the weights are found from.
     """
+    refuse_flags(run.trainer_flags, "nothing is trained")
     if len(means) != len(stds) or not means:
         raise InputError(f"means and stds must have the same length, at least one: {means} and {stds}")
     require_finite(means=torch.tensor(means))
@@ -42,6 +48,7 @@ def main(
     data = SyntheticRegressionData(noise=noise, num_val=0, seed=run.seed)
     if noise == 0:
         raise InputError("noise must be positive: without noise there is no likelihood")
+    require_deviation(noise=noise)
     X, y = data.X.double(), data.y.double()
     objectives: dict[str, Callable[[Tensor], Tensor]] = {
         "squared_loss": lambda y_hat: squared_loss(y_hat, y).mean(),

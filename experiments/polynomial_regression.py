@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-
 from d2l_lightning.data.regression import PolynomialData
 from d2l_lightning.ensemble.grid import cross_validation
 from d2l_lightning.errors import InputError, require_not_negative, require_positive
@@ -17,6 +15,8 @@ from d2l_lightning.plots.style import Curve, curve_figure
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
+
+import torch
 
 # The first weights that Section 4.4.4 prints, rounded, and what it says about these polynomials, by degree.
 BOOK = {"3": (4.998, 1.217, -3.389, 5.601), "1": (2.629, 4.699), "19": (4.975, 1.342, -3.317, 5.019)}

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from functools import partial
 
-import torch
-from torch import Tensor
-
 from d2l_lightning.errors import InputError, require_positive
 from d2l_lightning.plots.style import Curve, curve_figure
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table, track
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.trainer_flags import refuse_flags
+
+import torch
+from torch import Tensor
 
 # What Section 3.1.2 prints for 10,000 numbers: seconds of the loop and of the sum.
 BOOK = {10_000: (0.17802, 0.00036)}
@@ -27,12 +28,14 @@ def main(run: Run, n: Sequence[int] = (10, 100, 1000, 10_000, 100_000), repeats:
         n: Lengths of the vectors, as in `--n 100 1000 10000`.
         repeats: The least number of timed blocks.
     """
+    refuse_flags(run.trainer_flags, "nothing is trained")
     if not n:
         raise InputError("n must name at least one length")
     require_positive(n=min(n), repeats=repeats)
     if len(set(n)) < len(n):
         raise InputError(f"n must name each length once, not {n}")
     n = sorted(n)
+    torch.empty(3, n[-1])  # fails at once where there is no room for two vectors and their sum
     run.start()
     loop, vectorized = [], []
     for length in track(n, "timing"):

@@ -5,9 +5,6 @@ from functools import partial
 from itertools import product
 from typing import Any, Literal, cast
 
-import numpy as np
-import torch
-
 from d2l_lightning.data.regression import HighDimensionalData
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.stacked import StackedModule
@@ -20,6 +17,9 @@ from d2l_lightning.plots.style import Curve, curve_figure
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
+
+import numpy as np
+import torch
 
 # What the sections print, by model and lambda: half the squared norm in 3.7, the norm in 4.5.
 BOOK = {
@@ -107,6 +107,7 @@ def main(
         return makers[kind](rows.X.shape[1], lambd)
 
     l2, l1 = product(("scratch", "concise"), lambdas), product(("l1 subgradient", "l1 proximal"), l1_lambdas)
+    make("concise", 0.0)  # checks its settings, also where lambdas are empty
     models = {key: make(*key) for key in (*l2, *l1)}  # before the first fit, so that errors appear at once
     fits = {key: fit(run, *key, model, rows) for key, model in models.items()}
     results: dict[str, Any] = {"fits": [found for found, _ in fits.values()]}
@@ -134,11 +135,10 @@ def check(constants: Mapping[str, Sequence[float]], members: int, path_from: flo
     require_not_negative(path_members=members)
     if not (any(constants.values()) or members):
         raise InputError("there is nothing to fit: lambdas, l1_lambdas and path_members are all empty")
-    if members:
-        require_positive(path_from=path_from, path_to=path_to)
-        if not path_from < path_to or members < 2:
-            what = f"{members} members from {path_from} to {path_to}"
-            raise InputError(f"the path needs at least 2 members and path_from below path_to, not {what}")
+    require_positive(path_from=path_from, path_to=path_to)
+    if members and (not path_from < path_to or members < 2):
+        what = f"{members} members from {path_from} to {path_to}"
+        raise InputError(f"the path needs at least 2 members and path_from below path_to, not {what}")
 
 
 def fit(

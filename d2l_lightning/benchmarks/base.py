@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from d2l_lightning.data.batches import ShuffledBatches, StackedBatches
-from d2l_lightning.runs.fit import LEAN
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.trainer_flags import LEAN
 
 # An implementation does the work and returns metrics, which show that all implementations did the same.
 Metrics = dict[str, float]

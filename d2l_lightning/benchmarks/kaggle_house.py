@@ -17,6 +17,7 @@ from d2l_lightning.ensemble.folds import k_fold
 from d2l_lightning.ensemble.stacked import StackedModule
 from d2l_lightning.functional.regression import log_rmse
 from d2l_lightning.models.price_regressor import PriceRegressor
+from d2l_lightning.runs.run import Run
 
 
 class HouseFolds(Job):
@@ -43,6 +44,7 @@ class HouseFolds(Job):
         ]
         self.implementations = {
             "this project": self.stacked_fit,
+            "resumable run": self.resumable_fit,
             "bare loop": self.pytorch_loop,
             "Trainer a fold": self.trainer_per_fold,
         }
@@ -52,7 +54,18 @@ class HouseFolds(Job):
         folds = StackedModule(copy.deepcopy(self.members))
         data = StackedData(self.X, self.y, self.rows, self.batch_size, self.seed)
         self.lean_trainer("side_by_side").fit(folds, data)
-        return {stage: folds.evaluated[f"{stage}/log_rmse"].mean().item() for stage in ("train", "val")}
+        return fold_metrics(folds)
+
+    def resumable_fit(self) -> Metrics:
+        """Train all folds in one fit of a run of its own, which saves its state."""
+        folds = StackedModule(copy.deepcopy(self.members))
+        data = StackedData(self.X, self.y, self.rows, self.batch_size, self.seed)
+        flags: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "overwrite": True}
+        with Run(
+            "folds", run_dir=self.run.folder / "metrics" / "run", max_epochs=self.epochs, **flags
+        ) as run:
+            run.fit("folds", folds, data)
+        return fold_metrics(folds)
 
     def pytorch_loop(self) -> Metrics:
         """Train one fold after the other by PyTorch alone, without logging."""
@@ -87,6 +100,11 @@ class HouseFolds(Job):
             logged = trainer.callback_metrics
             metrics.append((logged["train/log_rmse"].item(), logged["val/log_rmse"].item()))
         return mean_metrics(metrics)
+
+
+def fold_metrics(folds: StackedModule) -> Metrics:
+    """Return the mean over the folds of each stage's error."""
+    return {stage: folds.evaluated[f"{stage}/log_rmse"].mean().item() for stage in ("train", "val")}
 
 
 class PlainRegressor(LightningModule):

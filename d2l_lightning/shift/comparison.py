@@ -100,7 +100,8 @@ def compare(
     fitted = fit("models", stacked, stacked_data, prefix="", complete=True)
     models = {name: member.eval() for name, member in zip(NAMES, stacked.unstack(), strict=True)}
     with torch.no_grad():
-        risks = {name: each.example_losses(X[test], y[test]).mean() for name, each in models.items()}
+        losses = {name: each.example_losses(X[test].to(each.dtype), y[test]) for name, each in models.items()}
+        risks = {name: of_rows.to(X.dtype).mean() for name, of_rows in losses.items()}
     require_finite(**{f"the risk of the {name} model": risk for name, risk in risks.items()})
     values = {name: risk.item() for name, risk in risks.items()}
     curves = {name: fitted.curve(f"val/{metric}/{name}") for name in NAMES}

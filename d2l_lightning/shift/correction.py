@@ -64,7 +64,7 @@ class WeightedCrossValidation:
         X: Features of the source, shape ``(n, d)``.
         y: Labels of the source, shape ``(n,)``.
         k: Number of folds.
-        steps: The least number of training steps; training stops after an epoch, whatever `--max_epochs` is.
+        steps: The least number of training steps; training stops after an epoch.
         batch_size: Rows in a training batch.
         seed: Seed of folds and batches.
 
@@ -117,7 +117,8 @@ class WeightedCrossValidation:
         for kind in KINDS:
             for fold, rows in enumerate(self.held_out, start=1):
                 with torch.no_grad():
-                    of_rows = models[f"{kind}_{fold}"].example_losses(self.X[rows], self.y[rows])
+                    model = models[f"{kind}_{fold}"]
+                    of_rows = model.example_losses(self.X[rows].to(model.dtype), self.y[rows])
                 losses[kind][rows] = of_rows.double()
             require_finite(**{f"the loss of the {kind} model": losses[kind]})
         return Correction({kind: models[f"{kind}_all"] for kind in KINDS}, losses, weights)

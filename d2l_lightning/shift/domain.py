@@ -95,7 +95,7 @@ def held_out_scores(
     scores = []
     with torch.no_grad():
         for member, rows in zip(classifiers.unstack(), data.rows["val"], strict=True):
-            output = member.eval()(data.X[rows])
+            output = member.eval()(data.X[rows].to(member.dtype)).to(data.X.dtype)
             scores.append(output if output.ndim == 1 else output[:, 1] - output[:, 0])
     require_finite(scores=torch.cat(scores))
     return scores

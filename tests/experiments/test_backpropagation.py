@@ -58,7 +58,7 @@ def test_a_model_that_does_not_fit_in_memory_is_an_error_before_training(
         (["--activation", "gelu"], "activation: "),
         (["--lambd", "-1"], "lambd must not be negative"),
         (["--num_hiddens", "0"], "num_hiddens must be positive"),
-        (["--limit_test_batches", "0"], "leave nothing to test on"),
+        (["--limit_test_batches", "0"], "leaves nothing to test on"),
         (["--memory_depths"], "memory_depths must be positive and grow, not []"),
         (["--memory_batch_sizes", "8", "4"], "memory_batch_sizes must be positive and grow, not [8, 4]"),
         (

@@ -1,4 +1,4 @@
-"""Bad flags of the regression experiments are an error of one line, before any training."""
+"""Bad flags are an error of one line, before any training."""
 
 from pathlib import Path
 
@@ -8,7 +8,27 @@ from d2l_lightning.runs.cli import run_experiment
 from tests.conftest import load_experiment
 
 CASES = {
+    "correct_shift": [
+        (
+            ["--source", "a.csv", "--target", "b.csv", "--label", "price", "--max_epochs", "3"],
+            "--max_epochs 3 has no effect: --steps says how long to train",
+        ),
+    ],
+    "concept_shift": [
+        (["--max_epochs", "3"], "--max_epochs 3 has no effect: there is one pass over the stream"),
+    ],
+    "covariate_shift": [
+        (["--trials", "0", "--trial_rows", "-5"], "trial_rows must be positive, not -5"),
+    ],
+    "mlp": [
+        (["--hidden_sizes", "1000000000000"], "the largest setting is hidden_sizes 1000000000000"),
+    ],
+    "dropout": [
+        (["--weight_decay", "-1"], "weight_decay must not be negative; it is -1"),
+    ],
     "linear_regression": [
+        (["--num_train", "1000000000000000"], "the largest setting is num_train 1000000000000000"),
+        (["--batch_size", "99999999999999999999"], "batch_size must be less than 2^63"),
         (["--num_train", "0"], "num_train must be positive, not 0"),
         (["--num_val", "-1"], "num_val must not be negative; it is -1"),
         (["--batch_size", "0"], "batch_size must be positive, not 0"),
@@ -42,6 +62,8 @@ CASES = {
         (["--num_train", "101", "--batch_size", "1"], "a member with 80 rows cannot take part in 81 steps"),
     ],
     "weight_decay": [
+        (["--path_members", "0", "--path_from", "-1"], "path_from must be positive"),
+        (["--lambdas", "--concise_sigma", "-1"], "concise_sigma must not be negative; it is -1"),
         (["--lambdas", "0", "-3"], "lambdas must not be negative; it is -3"),
         (["--l1_lambdas", "-1"], "l1_lambdas must not be negative; it is -1"),
         (["--lambdas", "3", "3"], "lambdas must name each constant once"),
@@ -57,6 +79,9 @@ CASES = {
         (["--lambdas", "--l1_lambdas", "--path_members", "0"], "there is nothing to fit"),
     ],
     "normal_distribution": [
+        (["--stds", "1e300", "1", "1"], "std must have a square that double precision holds, not 1e+300"),
+        (["--stds", "1e-300", "1", "1"], "std must have a square"),
+        (["--noise", "1e-300"], "noise must have a square"),
         (["--stds", "1", "0", "1"], "std must be positive, not 0"),
         (["--means", "1"], "means and stds must have the same length"),
         (["--means", "0", "0", ".nan"], "means[2] must be a finite number, not nan"),
@@ -64,6 +89,7 @@ CASES = {
         (["--noise", "-1"], "noise must not be negative"),
     ],
     "vectorization": [
+        (["--n", "10", "1000000000000000"], "more memory than there is (12,000,000.0 GB in one piece)"),
         (["--n", "0"], "n must be positive, not 0"),
         (["--n"], "n must name at least one length"),
         (["--n", "5", "5"], "each length once"),

@@ -17,7 +17,7 @@ main = load_experiment("benchmark").main
 @pytest.mark.parametrize(
     ("job", "ratios", "num_compared"),
     [
-        ("kaggle_house", {"bare_loop", "trainer_per_fold"}, 3),
+        ("kaggle_house", {"bare_loop", "trainer_per_fold"}, 4),
         ("linear_regression", {"overhead", "bare_loop", "board"}, 3),
         ("weight_decay", {"fits_in_turn"}, 2),
         ("fashion_mnist", {"bare_loop", "torchvision_pipeline"}, 3),

@@ -58,8 +58,8 @@ def test_other_settings_train_only_the_concise_model(
         (["--hidden_sizes"], "hidden_sizes must name at least one"),
         (["--activation", "step"], "activation: "),
         (["--val_fraction", "2"], "val_fraction must be between 0 and 1"),
-        (["--data_dir", "void"], "lacks train-images-idx3-ubyte"),
-        (["--limit_test_batches", "0"], "leave nothing to test on"),
+        (["--data_dir", "void"], "No such file or directory"),
+        (["--limit_test_batches", "0"], "leaves nothing to test on"),
     ],
 )
 def test_bad_input_is_an_error_of_one_line(

@@ -47,7 +47,7 @@ def test_results_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--depths", "300"], "take smaller --depths or other --sigmas"),
         (["--sigmas", "1e200"], "take smaller --depths or other --sigmas"),
         (["--sigmas", "0.1234567", "0.1234568"], "sigmas must differ in their first six digits"),
-        (["--limit_test_batches", "0"], "leave nothing to test on"),
+        (["--limit_test_batches", "0"], "leaves nothing to test on"),
         (["--lr", "-1"], "lr must be positive"),
     ],
 )

@@ -1,0 +1,58 @@
+"""Every experiment that trains works in every precision, to its last figure, or refuses it at once."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from d2l_lightning.plots import style
+from d2l_lightning.runs.cli import run_experiment
+from tests.conftest import load_experiment
+from tests.experiments.test_settings import CASES, Runs
+
+TINY: dict[str, str] = {}
+for _name, _flags, _ in CASES:
+    TINY.setdefault(_name, _flags)
+for _name in ("activations", "bandits", "normal_distribution", "vectorization"):  # they train nothing
+    del TINY[_name]
+REFUSED = {
+    ("kaggle_house", "16-true"),
+    ("covariate_shift_houses", "16-true"),
+    ("backpropagation", "16-mixed"),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    def savefig(figure: Figure, path: Path) -> None:
+        Path(path).write_bytes(b"")  # what is drawn into the file takes most of the time
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        patch.setattr(style, "default_style", nullcontext)
+        yield Runs(tmp_path_factory.mktemp("precision"))
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    # True half precision has the faults of bf16-true, and mixed precision on the CPU is bf16-mixed.
+    sorted({(name, precision) for name in TINY for precision in ("64-true", "bf16-true")} | REFUSED),
+)
+def test_an_experiment_works_in_a_precision_or_refuses_it(
+    name: str, precision: str, runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = runs.folder / f"{name}_{precision}"
+    words = f"{TINY[name].format(**runs.places)} --precision {precision} --accelerator cpu".split()
+    main = load_experiment(name).main
+    if (name, precision) in REFUSED:
+        with pytest.raises(SystemExit) as stop:
+            run_experiment(main, [*words, "--run_dir", str(at)])
+        assert stop.value.code == 2
+        assert f"--precision {precision} cannot be used here: " in capsys.readouterr().err
+        assert not at.exists()
+    else:
+        run_experiment(main, [*words, "--run_dir", str(at)])
+        assert (at / "results.json").exists()
+        assert "warning: could not" not in capsys.readouterr().err
