@@ -11,6 +11,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from d2l_lightning.runs.importing import guard_imports
+
+guard_imports()
+
 # A script started from a notebook inherits the notebook's backend in this variable, and matplotlib raises an
 # error on import if the backend's package is not installed for the script's Python.
 _backend = os.environ.get("MPLBACKEND", "")

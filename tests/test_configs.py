@@ -37,7 +37,7 @@ def test_a_config_sets_flags_of_its_script_to_other_values_than_they_have_withou
     assert {key: after[key] for key in held} == held
     parser = Experiment(load_experiment(name).main).parser
     if config.stem == name:  # its values are the parser's defaults; without it, those of the code are
-        parser.default_config_files = []
+        parser.default_config = None
     before = parser.get_defaults()
     same = {key for key, value in held.items() if before[key] == value}
     assert same <= {"devices"}  # which some files hold alone, because a file without a key is refused

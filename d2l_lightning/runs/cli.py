@@ -1,39 +1,36 @@
 """The command line of experiments: flags, config files, exit statuses."""
 
+import errno
 import inspect
 import json
-import re
+import os
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, get_args, get_origin
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from d2l_lightning.errors import InputError
-from d2l_lightning.runs.folder import RESULTS
+from d2l_lightning.runs.importing import stop_guarding
+from d2l_lightning.runs.limits import machine_limits
+from d2l_lightning.runs.parser import ConfigFile, SettingsParser, plain
+from d2l_lightning.runs.report import one_line, print_line
 from d2l_lightning.runs.run import Run
 from d2l_lightning.runs.streams import forgiving_streams
+from d2l_lightning.runs.trackers import VARIABLES
 
-
-class _Parser(ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise InputError(re.sub(r'Parser key "([^"]+)":', r"\1:", message)) from ex
-
-
-class _ConfigFile(ActionConfigFile):
-    """A --config whose errors name the file."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (InputError, TypeError) as error:
-            raise InputError(f"--config {values}: {error}") from error
+PREFIX = "D2L_LIGHTNING_"
+PRECEDENCE = (
+    "A flag beats an environment variable, such as D2L_LIGHTNING_LR for --lr; the variable beats a file of "
+    "--config, and this file beats the defaults above."
+)
 
 
 class Experiment:
@@ -45,7 +42,9 @@ class Experiment:
     ``main``, ``Run`` or an earlier part has a flag of that name; parts share such a flag. ``main`` gets the
     part with these settings filled in, and calls it with the other arguments.
 
-    Flags take their defaults from ``configs/EXPERIMENT.yaml`` beside the folder of the script, if it exists.
+    A flag on the command line beats an environment variable, which beats a file of ``--config``, which beats
+    ``configs/EXPERIMENT.yaml`` beside the folder of the script, which beats the default in the code. The
+    variable of ``--lr`` is ``D2L_LIGHTNING_LR``.
 
     Args:
         main: The experiment.
@@ -61,15 +60,13 @@ class Experiment:
         self.name, self.folder = script.stem, script.parent
         config = self.folder.parent / "configs" / f"{self.name}.yaml"
         description = (inspect.getdoc(main) or "").split("\n\nArgs:")[0]
-        self.parser = _Parser(description=description, default_config_files=[str(config)])
-        self.parser.add_argument(
-            "--config", action=_ConfigFile, help="A YAML file of flags; those after it override it."
-        )
+        self.parser = SettingsParser(config, description, epilog=PRECEDENCE)
+        self.parser.add_argument("--config", action=ConfigFile, help="A YAML file of flags.")
         first, *parameters = inspect.signature(main).parameters.values()
         positional = [p for p in parameters if p.kind is p.POSITIONAL_ONLY]
         parts = [p for p in parameters if callable(p.default) and p.default is not p.empty]
         for parameter in positional:
-            self.parser.add_argument(parameter.name, type=parameter.annotation)
+            self.parser.add_argument(parameter.name, type=plain(parameter.annotation, parameter.name))
         skip: set[str | int] = {p.name for p in (first, *positional, *parts)}
         own = self.parser.add_function_arguments(main, as_group=False, skip=skip)
         self.settings = [*(p.name for p in positional), *own]
@@ -83,7 +80,9 @@ class Experiment:
             required = _required(part.default)
             _add(self.parser, part.default, skip={*required, *(n for n in names if n in known)})
             known.update(names)
-        self.parser.add_class_arguments(Run, as_group=False, skip={"experiment", "config", "source"})
+        self.parser.add_class_arguments(
+            Run, as_group=False, skip={"experiment", "config", "source", "command"}
+        )
 
     def parse(self, argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], str]:
         """Return the arguments of ``main`` and of ``Run``, and the text of config.yaml.
@@ -91,11 +90,21 @@ class Experiment:
         Raises:
             InputError: If a flag is unknown or its value has a wrong type.
         """
-        flags = self.parser.parse_args(self._join_lists(argv))
+        variables = self._variables()
+        try:
+            flags = self.parser.parse_args(_in_order(self._join_lists(argv), list(variables.values())))
+        except InputError as error:
+            variable = next(
+                (v for v in variables if str(error).startswith(f"{variables[v][2:].partition('=')[0]}:")),
+                None,
+            )
+            raise InputError(
+                f"the environment variable {variable}: {error}" if variable else str(error)
+            ) from error
         values = {name: value for name, value in vars(flags).items() if not name.startswith("__")}
         del values["config"]
         # What says where, not what, is left out, so that the file can be run as it is.
-        for name in ("config", "run_dir", "overwrite"):
+        for name in ("config", "run_dir", "overwrite", "resume"):
             flags.pop(name)
         config = self.parser.dump(flags, skip_unset=False, skip_validation=True)
         defaults = inspect.signature(self.main).parameters
@@ -110,23 +119,39 @@ class Experiment:
 
         Raises:
             InputError: If something that was passed in is wrong.
-            KeyboardInterrupt: If the user stops the run; its text says how far it was.
+            StoppedError: If a signal stops the run; its text says how far it was and how to resume it.
         """
         arguments, run_arguments, config = self.parse(argv)
-        run = Run(self.name, config, source=self.folder, **run_arguments)
-        call = inspect.signature(self.main).bind_partial(run)
-        call.arguments.update(arguments)
-        try:
+        command = self._command(argv)
+        with machine_limits(arguments):
+            run = Run(self.name, config, source=self.folder, command=command, **run_arguments)
+            if run.finished:
+                print_line(f"{self.name}: the run in {run.folder} is finished; there is nothing to resume")
+                return
+            call = inspect.signature(self.main).bind_partial(run)
+            call.arguments.update(arguments)
             with run:
                 self.main(*call.args, **call.kwargs)
-        except KeyboardInterrupt as stop:
-            if not run.started:
-                raise KeyboardInterrupt(
-                    f"stopped before training; nothing was written to {run.folder}"
-                ) from stop
-            finished = (run.folder / RESULTS).exists()
-            left = "the results, but not all figures" if finished else "config.yaml and metrics, no results"
-            raise KeyboardInterrupt(f"{str(stop) or 'stopped'}; {run.folder} holds {left}") from stop
+
+    def _command(self, argv: Sequence[str]) -> str:
+        """Return the command line of the run, without the flags that say how it starts."""
+        script = sys.argv[0] if argv == sys.argv[1:] else inspect.getfile(self.main)
+        variables = [word for name, word in self._variables().items() if name.startswith(PREFIX)]
+        words = ["python", script, *variables, *argv]
+        for flag in ("--run_dir", "--resume", "--overwrite"):
+            words = [
+                word
+                for place, word in enumerate(words)
+                if word != flag and not word.startswith(f"{flag}=") and words[place - 1] != flag
+            ]
+        return shlex.join(words)
+
+    def _variables(self) -> dict[str, str]:
+        """Return what environment variables set, by the variable, as words of a command line."""
+        # A variable that Weights & Biases reads beats the config files too.
+        words = {v: f"--{name}=null" for name, v in VARIABLES.items() if os.environ.get(v)}
+        names = {f"{PREFIX}{action.dest.upper()}": action.dest for action in self.parser._actions}
+        return words | {v: f"--{names[v]}={os.environ[v]}" for v in names if os.environ.get(v)}
 
     def _join_lists(self, argv: Sequence[str]) -> list[str]:
         """Turn ``--hidden_sizes 256 128`` into ``--hidden_sizes [256,128]``, which jsonargparse reads."""
@@ -153,6 +178,19 @@ class Experiment:
         return joined[:-1]
 
 
+def _in_order(argv: Sequence[str], variables: Sequence[str]) -> list[str]:
+    """Return the words of a command line in the order in which they override each other."""
+    files: list[str] = []
+    flags: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            files += [word, *islice(words, 1)]
+        else:
+            (files if word.startswith("--config=") else flags).append(word)
+    return [*files, *variables, *flags]
+
+
 def _add(parser: ArgumentParser, part: Callable[..., Any], skip: set[str | int]) -> list[str]:
     add = parser.add_class_arguments if inspect.isclass(part) else parser.add_function_arguments
     return add(part, as_group=False, skip=skip)
@@ -175,20 +213,43 @@ def _settings(part: Callable[..., Any]) -> list[str]:
 def run_experiment(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
     """Run an experiment from the command line.
 
-    Exit status: 0 when it is done, 2 with one line when something that was passed in is wrong, 130 when
-    stopped.
+    Exit status: 0 when it is done, 2 with one line when something that was passed in is wrong, 128 plus the
+    signal's number when a signal stopped it (130 for Ctrl-C, 143 for SIGTERM).
 
     Args:
         main: The experiment, see ``Experiment``.
-        argv: The flags; those of the command line if not given.
+        argv: The flags. If not given, those of the command line; none in a notebook, which has no command
+            line.
     """
     name = Path(inspect.getfile(main)).stem
     with forgiving_streams():
         try:
-            Experiment(main).run(sys.argv[1:] if argv is None else argv)
+            stop_guarding()
+            Experiment(main).run(_command_line() if argv is None else argv)
         except (InputError, OSError, MisconfigurationException) as error:
-            print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+            text = _advice(error) if isinstance(error, OSError) else str(error)
+            print(one_line(f"{name}: {text}"), file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            print(f"\n{name}: {stop or 'stopped before anything was done'}", file=sys.stderr)
-            sys.exit(130)
+            text = str(stop) or "stopped before anything was done"
+            print(f"\n{one_line(f'{name}: {text}')}", file=sys.stderr)
+            sys.exit(128 + getattr(stop, "signum", signal.SIGINT))
+
+
+def _command_line() -> list[str]:
+    # In a notebook, the words of the command line are those of the kernel.
+    own = hasattr(sys.modules["__main__"], "__file__") or sys.argv[0] in ("", "-", "-c")
+    return sys.argv[1:] if own else []
+
+
+def _advice(error: OSError) -> str:
+    """Return what could not be read or written, and what to do."""
+    if error.filename is None or error.errno is None:
+        return str(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    place = "free some space, or choose another --run_dir"
+    advice = {errno.ENOSPC: place, errno.EDQUOT: place, errno.EROFS: "choose another folder"} | dict.fromkeys(
+        (errno.EACCES, errno.EPERM), "change its permissions, or choose another file or folder"
+    )
+    what = f"cannot {'write' if full else 'read or write'} {error.filename}: {error.strerror}"
+    return f"{what}; {advice[error.errno]}" if error.errno in advice else what

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from d2l_lightning.errors import printable
+
 if TYPE_CHECKING:
     import pandas as pd
     from lightning.pytorch import LightningModule
@@ -57,27 +59,41 @@ def print_table(table: Table) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    # As Text, because the brackets of a unit are not markup.
-    drawn = RichTable(title=Text(table.title), title_justify="left")
+    def text(cell: str | float) -> Text:
+        # The brackets of a unit are not markup.
+        return Text(f"{cell:.6f}" if isinstance(cell, float) else printable(str(cell)))
+
+    drawn = RichTable(title=text(table.title), title_justify="left")
     for place, column in enumerate(table.columns):
-        drawn.add_column(Text(column), justify="left" if place == 0 else "right")
+        drawn.add_column(text(column), justify="left" if place == 0 else "right")
     for row in table.rows:
-        drawn.add_row(*(Text(f"{cell:.6f}" if isinstance(cell, float) else str(cell)) for cell in row))
+        drawn.add_row(*map(text, row))
     console = Console()
     with console.capture() as capture:  # rich itself ends the program where a pipe is closed
-        console.print(drawn, *[Text(table.note)] * bool(table.note), sep="\n")
+        console.print(drawn, *[text(table.note)] * bool(table.note), sep="\n")
     print(capture.get(), end="")
 
 
 def print_line(text: str) -> None:
     """Print a line."""
-    print(text, flush=True)
+    print(printable(text), flush=True)
+
+
+def print_progress(text: str) -> None:
+    """Print a line about the progress of a run to stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def print_warning(text: str) -> None:
     """Print a warning to stderr, as one line."""
     with suppress(OSError, ValueError):
-        print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
+        print(one_line(f"warning: {text}"), file=sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line of at most 1,000 characters."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= 1000 else f"{line[:1000]} ..."
 
 
 @contextmanager
@@ -94,18 +110,27 @@ def track(items: Iterable[Item], description: str) -> Iterable[Item]:
     from rich.console import Console
     from rich.progress import track as rich_track
 
-    return rich_track(items, description=description, console=Console(stderr=True))
+    return rich_track(items, description=printable(description), console=Console(stderr=True))
 
 
 def results_text(
-    experiment: str, results: Mapping[str, Any], seconds: float, environment: dict[str, Any]
+    experiment: str,
+    results: Mapping[str, Any],
+    seconds: float,
+    environment: dict[str, Any],
+    trial: bool = False,
 ) -> str:
     """Return the text of results.json.
 
     Raises:
         ValueError: If a number in the results is not finite.
     """
-    parts = {"experiment": experiment, "results": results, "seconds": round(seconds, 3)}
+    parts = {
+        "experiment": experiment,
+        **({"trial": True} if trial else {}),
+        "results": results,
+        "seconds": round(seconds, 3),
+    }
     return json.dumps({**parts, "environment": environment}, indent=2, allow_nan=False) + "\n"
 
 

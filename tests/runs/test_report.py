@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from d2l_lightning.runs.report import Table, environment, git_commit, print_table
+from d2l_lightning.callbacks.progress import EpochProgressBar
+from d2l_lightning.runs.report import (
+    Table,
+    environment,
+    git_commit,
+    one_line,
+    print_line,
+    print_table,
+    print_warning,
+    track,
+)
 
 
 def test_a_table_lines_up_and_shows_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,3 +66,26 @@ def test_the_commit_is_that_of_the_code_with_a_mark_for_changes(tmp_path: Path) 
     assert git_commit(tmp_path) == git_commit(tmp_path / "below") == commit
     (tmp_path / "code.py").write_text("2")
     assert git_commit(tmp_path) == f"{commit}-dirty"
+
+
+def test_everything_that_is_printed_shows_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    bad, shown = "a\x1b[31m\x07\x9b", r"a\x1b[31m\x07\x9b"
+    print_table(Table(bad, (bad, bad), [(bad, 1.0)], bad))
+    print_line(bad)
+    print_warning(bad)
+    for _ in track([1], bad):
+        pass
+    said = capsys.readouterr()
+    assert said.out.count(shown) == 6
+    assert said.err.count(shown) >= 2
+    assert "\x07" not in said.out + said.err
+    assert "\x9b" not in said.out + said.err
+
+
+def test_the_title_and_the_metrics_of_the_progress_bar_show_control_characters() -> None:
+    assert EpochProgressBar("a\x1b[31m").title == r"a\x1b[31m"
+
+
+def test_a_line_is_one_line_and_not_too_long() -> None:
+    assert one_line("a\n  b\tc é") == "a b c é"
+    assert len(one_line("x" * 1_000_000)) < 1010

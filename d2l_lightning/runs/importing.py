@@ -1,0 +1,58 @@
+"""What can go wrong while an experiment is still importing: one line instead of a traceback."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+IMPORTLIB = "<frozen importlib._bootstrap>"
+
+
+def guard_imports() -> None:
+    """Let a script of an experiment end with one line where its imports would end with a traceback.
+
+    Ctrl-C ends it with exit status 130, until ``stop_guarding``, and a working folder that was deleted with
+    exit status 2: torch cannot be imported there. Other programs that import this package are left alone.
+    """
+    if not _runs_an_experiment():
+        return
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        _end("the working folder was deleted; change to another folder", 2)
+    main_thread = threading.current_thread() is threading.main_thread()
+    if main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_import)
+    if main_thread and os.getpid() == 1:  # in a container, where a signal without a handler is ignored
+        signal.signal(signal.SIGTERM, _end_import)
+
+
+def stop_guarding() -> None:
+    """Let Ctrl-C raise a KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _end_import:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _runs_an_experiment() -> bool:
+    try:
+        script = Path(sys.modules["__main__"].__file__ or "")
+        return "run_experiment(" in script.read_text(encoding="utf-8", errors="replace")
+    except (AttributeError, OSError):  # a notebook has no script
+        return False
+
+
+def _end_import(number: int, frame: FrameType | None) -> None:
+    while frame is not None and frame.f_code.co_filename != IMPORTLIB:
+        frame = frame.f_back
+    if frame is None and number == signal.SIGINT:
+        raise KeyboardInterrupt
+    _end("stopped before anything was done", 128 + number)
+
+
+def _end(text: str, status: int) -> NoReturn:
+    # An exception could be caught by any of the modules that are being imported.
+    os.write(2, f"{Path(sys.argv[0]).stem}: {text}\n".encode(errors="replace"))
+    os._exit(status)
