@@ -113,6 +113,14 @@ def test_no_experiment_imports_matplotlib_before_the_package() -> None:
             assert not packages & {"matplotlib", "lightning", "torchmetrics"}, module
 
 
+def test_every_experiment_imports_the_package_first() -> None:
+    # Until then, Ctrl-C and a deleted working folder end with a traceback.
+    for module, text in SOURCES.items():
+        if module.startswith("experiments."):
+            packages = [name.split(".")[0] for name in imported(module, text)]
+            assert next(p for p in packages if p not in sys.stdlib_module_names) == "d2l_lightning", module
+
+
 def test_only_these_files_are_at_the_packages_top() -> None:
     files = {path.name for path in PACKAGE.iterdir() if path.is_file()}
     assert files == {"__init__.py", "__init__.pyi", "errors.py", "py.typed"}

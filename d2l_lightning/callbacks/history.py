@@ -23,6 +23,10 @@ class History(Logger):
             if name != "epoch":
                 self._values.setdefault(name, {})[int(metrics["epoch"])] = float(value)
 
+    def latest(self) -> dict[str, float]:
+        """Return the latest value of each metric."""
+        return {name: values[max(values)] for name, values in self._values.items()}
+
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
         """Return the epochs, counted from 1, at which a metric was logged, and its values."""
         values = self._values.get(metric, {})

@@ -23,6 +23,14 @@ class ActivationVariance(NoStepHooks, Callback):  # type: ignore[misc]
         self.X = X
         self.variances: list[list[float]] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"variances": self.variances}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what a checkpoint kept."""
+        self.variances = state_dict["variances"]
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the variances after an epoch."""
         variances: list[float] = []
@@ -50,6 +58,14 @@ class UnitSpread(NoStepHooks, Callback):  # type: ignore[misc]
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
         self.spread: list[float] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"spread": self.spread}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what a checkpoint kept."""
+        self.spread = state_dict["spread"]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Add the spread after a step."""

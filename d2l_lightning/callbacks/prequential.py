@@ -24,6 +24,14 @@ class PrequentialErrors(Callback):
         self.errors: list[tuple[Tensor, Tensor]] = []
         self._frozen: LightningModule | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: the errors. One pass ends before the copy could be needed again."""
+        return {"errors": self.errors}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what a checkpoint kept."""
+        self.errors = state_dict["errors"]
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:

@@ -1,13 +1,26 @@
 """A progress bar that is updated once an epoch, so that it does not slow down training."""
 
 import time
+from collections.abc import Mapping
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from d2l_lightning.callbacks.step_hooks import NoStepHooks
+from d2l_lightning.errors import printable
+
+
+def describe_metrics(metrics: Mapping[str, float | Tensor], prefix: str) -> str:
+    """Return the metrics whose names begin with a prefix as a short text."""
+    named = {name.removeprefix(prefix): metrics[name] for name in metrics if name.startswith(prefix)}
+    latest = {name: value for name, value in named.items() if name.count("/") < 2}  # no single members
+    # The text is short: accuracies and the like rather than losses, validation rather than training.
+    names = [name for name in latest if not name.endswith("/loss")] or list(latest)
+    names = [name for name in names if not name.startswith("train/")] or names
+    return "  ".join(f"{name} {latest[name]:.4g}" for name in names)
 
 
 class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
@@ -19,7 +32,7 @@ class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
 
     def __init__(self, title: str) -> None:
         super().__init__()
-        self.title = title
+        self.title = printable(title)
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._enabled = True
@@ -74,15 +87,7 @@ class EpochProgressBar(NoStepHooks, ProgressBar):  # type: ignore[misc]
         """Redraw the bar with the latest metrics."""
         assert self._progress is not None
         prefix = getattr(pl_module, "log_prefix", "")  # the bar's title names the fit
-        latest = {
-            name.removeprefix(prefix): value
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith(prefix)
-        }
-        # The line is short: accuracies and the like rather than losses, validation rather than training.
-        names = [name for name in latest if not name.endswith("/loss")] or list(latest)
-        names = [name for name in names if not name.startswith("train/")] or names
-        metrics = "  ".join(f"{name} {latest[name]:.4g}" for name in names)
+        metrics = printable(describe_metrics(trainer.callback_metrics, prefix))
         self._progress.update(self._task, metrics=metrics, refresh=True)
         self._drawn = time.monotonic()
 

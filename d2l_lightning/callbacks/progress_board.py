@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from d2l_lightning.callbacks.step_hooks import NoStepHooks
-from d2l_lightning.errors import InputError, require_positive
+from d2l_lightning.errors import InputError, absolute_path, require_positive
 from d2l_lightning.plots.style import Curve, Scale, curve_figure, default_style
 from d2l_lightning.runs.folder import whole_file
 
@@ -57,7 +57,7 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         refresh_seconds: float = 1.0,
     ) -> None:
         require_positive(every_n=every_n)
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else absolute_path(path)
         self.every_n, self.metrics, self.title = every_n, metrics, title
         self.xlabel, self.ylabel, self.xscale, self.yscale = xlabel, ylabel, xscale, yscale
         self.live = _in_notebook() if live is None else live
@@ -97,6 +97,26 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         if self.path is not None and self._curves:
             with whole_file(self.path) as path, default_style():
                 self.figure().savefig(path)
+
+    @property
+    def state_key(self) -> str:
+        """The key in checkpoints, which distinguishes the boards of a fit."""
+        settings = {
+            "title": self.title,
+            "path": str(self.path),
+            "metrics": self.metrics,
+            "ylabel": self.ylabel,
+        }
+        return self._generate_state_key(**settings, every_n=self.every_n)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: the curves."""
+        return {"curves": {label: (list(x), list(y), n) for label, (x, y, n) in self._curves.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what a checkpoint kept."""
+        curves = state_dict["curves"].items()
+        self._curves = {label: (array("d", x), array("d", y), n) for label, (x, y, n) in curves}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start a new figure in the notebook."""

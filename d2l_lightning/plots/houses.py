@@ -32,7 +32,7 @@ def price_distributions(known: Tensor, predicted: Tensor) -> Figure:
     """Draw the known prices of the training rows and the predicted prices of the test rows, in dollars."""
     labels = ("price (thousand US dollars; the last bin holds all above)", "share of houses per bin")
     figure, (panel,) = panels([""], "House prices: known and predicted", *labels)
-    prices = {"known, training rows": known, "predicted, test rows": predicted}
+    prices = {"known, training rows": known, "predicted, test rows": predicted.float()}
     highest = max(p.quantile(0.995).item() for p in prices.values())
     thousands = {name: values.clamp(max=highest) / 1e3 for name, values in prices.items()}
     histograms(panel, thousands, (0, highest / 1e3))

@@ -60,10 +60,8 @@ def train_and_test(
         callbacks: A callback for the fit of a classifier, by the classifier's name.
 
     Raises:
-        InputError: If the flags leave no rows to test on.
         DivergenceError: If a model's loss is not finite.
     """
-    require_test_rows(run)
     data.setup()
     names, rows = data.class_names, data.rows["test"]
     images, _ = data.examples(rows[:NUM_DRAWN])
@@ -91,10 +89,11 @@ def train_and_test(
     return Report({"models": results}, checkpoints=models, figures=figures, tables=[table])
 
 
-def require_test_rows(run: Run) -> None:
-    """Raise an InputError if the flags leave no rows to test on."""
-    if 0 in (run.trainer_flags.get("limit_test_batches"), run.trainer_flags.get("limit_predict_batches")):
-        raise InputError("--limit_test_batches and --limit_predict_batches leave nothing to test on")
+def require_rows_for_batch_norm(model: SupervisedModule, num_train: int, batch_size: int) -> None:
+    """Raise an InputError if a model with batch normalisation would train on a batch of a single row."""
+    if model.hparams["batch_norm"] and (batch_size == 1 or num_train % batch_size == 1):
+        what = "batch_norm cannot train on the last row alone"
+        raise InputError(f"{what}; choose another batch_size than {batch_size}")
 
 
 def test_metrics(fit: Fit) -> dict[str, float]:

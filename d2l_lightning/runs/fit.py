@@ -1,56 +1,18 @@
 """A fit of a run: what training logged, and the Trainer's evaluation of the model afterwards."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
 from d2l_lightning.callbacks.history import History
+from d2l_lightning.callbacks.progress import describe_metrics
 from d2l_lightning.errors import DivergenceError, InputError
 from d2l_lightning.models.base import SupervisedModule
-
-
-class StoppedError(KeyboardInterrupt):
-    """The user stopped the run; the message says how far it was."""
-
-
-# The Trainer's flags where they are not given: one device, and nothing that slows down a small model.
-LEAN = {"devices": 1, "enable_checkpointing": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-
-
-def make_trainer(folder: Path, callbacks: Sequence[Callback], **trainer_flags: Any) -> Trainer:
-    """Return a Trainer that logs nowhere yet; ``folder`` is for files that callbacks write.
-
-    Raises:
-        InputError: If a flag does not suit the machine or the other flags.
-    """
-    try:
-        trainer = Trainer(
-            logger=False,
-            callbacks=list(callbacks),
-            default_root_dir=folder,
-            use_distributed_sampler=False,
-            enable_autolog_hparams=False,
-            barebones=False,
-            **trainer_flags,
-        )
-    except ImportError as error:
-        raise InputError(f"--accelerator {trainer_flags['accelerator']}: {error}") from error
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise InputError(str(error)) from error
-    if trainer.limit_val_batches == 0:
-        raise InputError("--limit_val_batches leaves nothing to evaluate on")
-    if trainer.world_size > 1:
-        raise InputError(
-            f"--devices and --num_nodes ask for {trainer.world_size} devices; models train on one here"
-        )
-    return trainer
+from d2l_lightning.runs.signals import StopSignals
 
 
 @dataclass(frozen=True)
@@ -62,15 +24,20 @@ class Fit:
     data: LightningDataModule
     trainer: Trainer
     history: History
+    signals: StopSignals
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
         """Return the epochs, from 1, at which a metric (without the prefix) was logged, and its values."""
         return self.history.curve(self.model.log_prefix + metric)
 
-    def train(self) -> None:
-        """Train the model."""
-        with self._stopping():
-            self.trainer.fit(self.model, self.data)
+    def progress(self) -> str:
+        """Return how far the fit is, as a line of text."""
+        # Not the Trainer's metrics: to read them from another thread would change them.
+        epoch, metrics = (
+            self.trainer.current_epoch,
+            describe_metrics(self.history.latest(), self.model.log_prefix),
+        )
+        return f"{self.title}: {epoch} of {self.trainer.max_epochs} epochs  {metrics}".strip()
 
     def validate(self) -> dict[str, Tensor]:
         """Return the model's metrics on its validation data; they are not logged a second time.
@@ -79,7 +46,7 @@ class Fit:
             InputError: If the flags leave no rows to validate on, or a metric is not finite.
         """
         loggers, self.trainer.loggers = self.trainer.loggers, []
-        with self._stopping():
+        with self.stopping():
             self.trainer.validate(self.model, self.data, verbose=False)
         self.trainer.loggers = loggers
         if not self.model.evaluated:
@@ -92,7 +59,7 @@ class Fit:
         Raises:
             DivergenceError: If a metric is not finite.
         """
-        with self._stopping():
+        with self.stopping():
             self.trainer.test(self.model, self.data, verbose=False)
         return self._finite_metrics(DivergenceError)
 
@@ -104,16 +71,12 @@ class Fit:
 
     def predict(self) -> Tensor:
         """Return the model's predictions for the rows to predict, of all batches in a row."""
-        with self._stopping():
+        with self.stopping():
             return torch.cat(cast(list[Tensor], self.trainer.predict(self.model, self.data)))
 
-    @contextmanager
-    def _stopping(self) -> Iterator[None]:
-        """Turn the exit that Lightning makes of Ctrl-C into an error that says how far the fit was."""
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit) as error:
-            if isinstance(error, SystemExit) and not self.trainer.interrupted:
-                raise
-            epoch, epochs = self.trainer.current_epoch, self.trainer.max_epochs
-            raise StoppedError(f"stopped after epoch {epoch} of {epochs} of the {self.title}") from error
+    def stopping(self) -> AbstractContextManager[None]:
+        """Return a context that turns a signal into a ``StoppedError`` that says how far the fit was."""
+        trainer = self.trainer
+        return self.signals.stopping(
+            lambda: f"after epoch {trainer.current_epoch} of {trainer.max_epochs} of the {self.title}"
+        )

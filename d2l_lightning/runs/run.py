@@ -1,6 +1,7 @@
 """A run: the context that ties an experiment to its seed, its folder, its trackers and its report."""
 
 import logging
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,16 +11,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, seed_everything
 from lightning.pytorch.loggers import Logger
 
 from d2l_lightning.callbacks.history import History
 from d2l_lightning.callbacks.progress import EpochProgressBar
-from d2l_lightning.errors import InputError
+from d2l_lightning.errors import InputError, absolute_path
 from d2l_lightning.models.base import SupervisedModule
 from d2l_lightning.runs.checkpoints import save_checkpoint
-from d2l_lightning.runs.fit import LEAN, Fit, make_trainer
-from d2l_lightning.runs.folder import RESULTS, RunFolder
+from d2l_lightning.runs.fit import Fit
+from d2l_lightning.runs.folder import CONFIG, RESULTS, RunFolder
+from d2l_lightning.runs.heartbeat import Heartbeat
+from d2l_lightning.runs.paths import literal_paths
 from d2l_lightning.runs.report import (
     Table,
     attempt,
@@ -28,7 +32,11 @@ from d2l_lightning.runs.report import (
     print_table,
     results_text,
 )
-from d2l_lightning.runs.trackers import Tracker, TrackerName, WandbMode, open_trackers
+from d2l_lightning.runs.resumable_fit import ResumableFit
+from d2l_lightning.runs.signals import StoppedError, StopSignals
+from d2l_lightning.runs.state import RunState, require_same_config
+from d2l_lightning.runs.trackers import TRACKED, Tracker, TrackerName, WandbMode, open_trackers
+from d2l_lightning.runs.trainer_flags import LEAN, check_batches, check_flags, given_flags, make_trainer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,27 +56,39 @@ IGNORED = (
 class Run:
     """One run of an experiment.
 
-    As a context it seeds everything on entry and closes the trackers on exit.
+    As a context it seeds everything on entry and closes the trackers on exit. Within it, the signals SIGINT,
+    SIGTERM and SIGHUP, and SIGUSR1 in a SLURM job, stop the run after its state is saved.
 
     Args:
         experiment: The experiment's name.
-        config: The text of config.yaml, which runs the experiment again.
+        config: The text of config.yaml, which runs the experiment again; if not given, the seed, the logger
+            and the flags of the Trainer.
         seed: Seed of initial weights, row orders and all other random numbers.
         logger: Where metrics go: metrics.csv in the run folder (csv), that file and TensorBoard or Weights &
             Biases (tensorboard, wandb), or nowhere (none).
         run_dir: The run folder; runs/EXPERIMENT/TIME if not given.
-        overwrite: Whether a finished run in the run folder may be replaced.
-        wandb_project: The project on Weights & Biases.
+        overwrite: Whether a run in the run folder may be replaced. A finished one is replaced when the
+            results of the new one are there.
+        resume: Whether a run in the run folder that was stopped or killed goes on where it stood. If there is
+            none, the run starts from the beginning.
+        checkpoint_every: Seconds between two savings of the state that ``resume`` needs, at the ends of
+            epochs; 0 for every epoch.
+        wandb_project: The project on Weights & Biases. If not given, that of the environment variable
+            WANDB_PROJECT, or d2l_lightning.
         wandb_mode: Whether Weights & Biases gets data at once (online), files for a later `wandb sync`
-            (offline), or nothing (disabled).
+            (offline), or nothing (disabled). If not given, that of the environment variable WANDB_MODE, or
+            online.
         source: The folder of the experiment's code, whose git commit is reported.
+        command: The command line that starts the run, for messages.
         trainer_flags: Flags of Lightning's Trainer.
 
     Attributes:
         folder: The run folder.
+        finished: Whether there is nothing to resume, because the run in the folder is finished.
 
     Raises:
-        InputError: If the seed is out of range or the run folder cannot be used.
+        InputError: If the seed or a flag is out of range, the run folder cannot be used, or the run to resume
+            has another configuration.
     """
 
     def __init__(
@@ -77,25 +97,51 @@ class Run:
         config: str = "",
         seed: int = 0,
         logger: TrackerName = "csv",
-        run_dir: str | None = None,
+        run_dir: str | Path | None = None,
         overwrite: bool = False,
-        wandb_project: str = "d2l_lightning",
-        wandb_mode: WandbMode = "online",
+        resume: bool = False,
+        checkpoint_every: float = 30.0,
+        wandb_project: str | None = None,
+        wandb_mode: WandbMode | None = None,
         source: Path | None = None,
+        command: str = "",
         **trainer_flags: Any,
     ) -> None:
         if not 0 <= seed < 2**32:
             raise InputError(f"--seed must be from 0 to {2**32 - 1}, not {seed}")
-        self.experiment, self.config, self.seed, self.logger = experiment, config, seed, logger
+        self.experiment, self.seed, self.logger = experiment, seed, logger
         self.wandb_project, self.wandb_mode = wandb_project, wandb_mode
         self.trainer_flags = trainer_flags
         self.trainer_flags.update({flag: LEAN[flag] for flag in LEAN if trainer_flags.get(flag) is None})
+        check_flags(self.trainer_flags)
+        self.config = config or _settings(seed, logger, trainer_flags)
         self._began = time.perf_counter()
         self._source = source or Path.cwd()
         self._device = torch.device("cpu")
         self._fits: set[str] = set()
         self._trackers: list[Tracker] | None = None
-        self._files = RunFolder(run_dir, experiment, overwrite)
+        if not checkpoint_every >= 0:
+            raise InputError(f"--checkpoint_every must not be negative; it is {checkpoint_every}")
+        self._command_line = command
+        self._literal_paths = literal_paths()
+        run_dir = None if run_dir is None else absolute_path(run_dir)
+        self._files = RunFolder(run_dir, experiment, overwrite, resume, self._command)
+        if self.trial and self._files.path != self._files.target:
+            self._files.close()
+            raise InputError(
+                "a trial run (--fast_dev_run) does not replace a finished run; give another folder"
+            )
+        self._state = RunState(self._files, checkpoint_every)
+        self._signals = StopSignals()
+        self._fit: Fit | None = None
+        self._heartbeat = Heartbeat(self._progress)
+        self._done = False
+        if self._files.resuming or self._files.finished:
+            try:
+                require_same_config(self._files.path, self.config, self._files.finished)
+            except InputError:
+                self._files.close()
+                raise
 
     @property
     def folder(self) -> Path:
@@ -103,16 +149,37 @@ class Run:
         return self._files.path
 
     @property
+    def finished(self) -> bool:
+        """Whether there is nothing to resume, because the run in the folder is finished."""
+        return self._files.finished
+
+    @property
     def started(self) -> bool:
         """Whether the run folder was created."""
         return self._trackers is not None
 
+    @property
+    def trial(self) -> bool:
+        """Whether the flag ``fast_dev_run`` limits training to a few batches, which makes no product."""
+        return bool(self.trainer_flags.get("fast_dev_run"))
+
     def __enter__(self) -> "Run":
+        if self.finished:
+            raise InputError(f"the run in {self.folder} is finished; there is nothing to resume")
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        self._literal_paths.__enter__()
         for message in IGNORED:
             warnings.filterwarnings("ignore", message)
         seed_everything(self.seed, workers=True, verbose=False)
+        self._signals.__enter__()
+        if self.trainer_flags.get("enable_progress_bar") is not False:
+            self._heartbeat.__enter__()
         return self
+
+    def _progress(self) -> str:
+        """Return how far the run is, as a line of text."""
+        at = f"{self.experiment}: {time.perf_counter() - self._began:.0f} s"
+        return at if self._fit is None else f"{at}, {self._fit.progress()}"
 
     def start(self) -> None:
         """Create the run folder and open the trackers; a second call does nothing.
@@ -123,14 +190,21 @@ class Run:
         if self._trackers is not None:
             return
         self._files.create()
+        self._state.load(self.trainer_flags.get("max_epochs"))
         try:
             self._trackers = open_trackers(
-                self.logger, self._files, self.config, self.wandb_project, self.wandb_mode
+                self.logger,
+                self._files,
+                self._state.journal,
+                self.config,
+                self.wandb_project,
+                self.wandb_mode,
             )
-        except (InputError, KeyboardInterrupt):
-            self._files.abandon()
+        except BaseException:
+            if not self._files.resuming:
+                self._files.abandon()
             raise
-        with self.file("config.yaml") as path:
+        with self.file(CONFIG) as path:
             path.write_text(self.config, encoding="utf-8")
 
     def fit(
@@ -148,6 +222,9 @@ class Run:
         logged: bool = True,
     ) -> Fit:
         """Train a model by a Trainer of its own; the first fit starts the run.
+
+        A resumed run calls its fits again, in the same order. One that is done is restored and not trained.
+        One that was stopped is trained from its saved state.
 
         Args:
             name: The fit's name, which no other fit of the run has.
@@ -170,28 +247,49 @@ class Run:
             raise ValueError(f"the run has a fit {name!r} already")
         title = name.replace("_", " ") if title is None else title
         bar = [] if self.trainer_flags.get("enable_progress_bar") is False else [EpochProgressBar(title)]
-        trainer = make_trainer(self.folder, [*callbacks, *bar], **self.trainer_flags)
+        trainer = make_trainer(self.folder, [*callbacks, *bar], name, **self.trainer_flags)
+        check_batches(self.trainer_flags, data)
         self.start()
+        if self.trainer_flags.get("profiler"):
+            self.record("profiler/")
+        resumable = ResumableFit(self._state, name, self._signals, self._flush, max_epochs is None)
+        trainer.callbacks.insert(0, resumable)  # type: ignore[attr-defined]
         self._fits.add(name)
         self._device = trainer.strategy.root_device
-        trial = bool(self.trainer_flags.get("fast_dev_run"))
+        trial = self.trial
         if max_epochs is not None and not trial:
             trainer.fit_loop.max_epochs = max_epochs
         if num_validations is not None and self.trainer_flags.get("check_val_every_n_epoch") in (None, 1):
             trainer.check_val_every_n_epoch = max(1, (trainer.max_epochs or 0) // num_validations)
         history = History()
         if logged and not trial:
-            trainer.loggers = cast(list[Logger], [history, *(self._trackers or [])])
+            journal = self._state.journal
+            for metrics, step in journal.rows[journal.place : resumable.place_of_rows]:
+                history.log_metrics(metrics, step)
+            trainer.loggers = cast(list[Logger], [history, journal, *(self._trackers or [])])
         model.log_prefix = f"{name}/" if prefix is None else prefix
-        fit = Fit(title, model, data, trainer, history)
-        fit.train()
-        epochs, last = trainer.max_epochs or 0, trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if complete and not trial and not (last and 0 < epochs <= trainer.current_epoch):
-            raise InputError(f"the flags end the fit of the {title} early; its results would be meaningless")
+        fit = Fit(title, model, data, trainer, history, self._signals)
+        self._fit = fit
+        with fit.stopping(), self._signals.deferred():
+            resumable.fit(trainer, model, data)
+            if trainer.global_step == 0:
+                raise InputError(f"the flags end the fit of the {title} before its first step")
+            epochs, last = trainer.max_epochs or 0, trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+            if complete and not trial and not (last and 0 < epochs <= trainer.current_epoch):
+                raise InputError(
+                    f"the flags end the fit of the {title} early; its results would be meaningless"
+                )
+            resumable.finish(trainer, save=not trial)
+            self._signals.check()
         return fit
+
+    def _flush(self) -> None:
+        for tracker in self._trackers or []:
+            tracker.flush()
 
     def file(self, name: str) -> AbstractContextManager[Path]:
         """Return a context with a path to write to; the file appears in the run folder when complete."""
+        self.start()
         return self._files.file(name)
 
     def record(self, name: str) -> Path:
@@ -199,6 +297,7 @@ class Run:
 
         A later run in the run folder removes it.
         """
+        self.start()
         self._files.record(name)
         return self.folder / name
 
@@ -218,8 +317,8 @@ class Run:
 
         Args:
             results: The results of results.json.
-            products: Tables to write as CSV files, by the file's name.
-            checkpoints: Models to write as ``checkpoints/NAME.ckpt``, by name.
+            products: Tables to write as CSV files, by the file's name; a trial run writes none.
+            checkpoints: Models to write as ``checkpoints/NAME.ckpt``, by name; a trial run writes none.
             figures: Functions that draw the figures ``figures/NAME.png``, by name.
             tables: Tables to print and log; a generator is run after the results are written.
             notes: Lines to print below the tables.
@@ -228,6 +327,12 @@ class Run:
             ValueError: If a number in the results is not finite.
         """
         self.start()
+        if self.trial:
+            checkpoints = None
+            made = ", ".join(products or {})
+            left_out = f"; {made} is not written" if made else ""
+            notes = [*notes, f"This is a trial run (--fast_dev_run): the results mean nothing{left_out}."]
+            products = None
         for name, product in (products or {}).items():
             with self.file(name) as path:
                 product.to_csv(path, index=False)
@@ -236,10 +341,16 @@ class Run:
                 save_checkpoint(model, path)
         seconds = time.perf_counter() - self._began
         text = results_text(
-            self.experiment, results, seconds, environment(self.seed, self._device, self._source)
+            self.experiment,
+            results,
+            seconds,
+            environment(self.seed, self._device, self._source),
+            self.trial,
         )
         with self.file(RESULTS) as path:
             path.write_text(text, encoding="utf-8")
+        self._files.replace(keep=TRACKED)
+        self._done = True
 
         self._log("summary", results)
         for path in [self.folder / name for name in products or {}]:
@@ -273,6 +384,46 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        stop: StoppedError | None = error if isinstance(error, StoppedError) else None
+        if stop is None and self._signals.stops(error):
+            stop = self._signals.stopped("outside of training" if self.started else "before training")
+        try:
+            # 128 plus the signal, as the exit status of a shell and of `run_experiment`.
+            self._close(0 if error is None else 1 if stop is None else 128 + stop.signum)
+        except BaseException as later:
+            if not self._signals.stops(later):
+                raise
+            stop = stop or self._signals.stopped("while it ended")
+        finally:
+            self._literal_paths.__exit__(kind, error, trace)
+            self._heartbeat.__exit__()
+            self._signals.__exit__(kind, error, trace)
+        if stop is not None:
+            left = f"nothing was written to {self.folder}"
+            if self.started:
+                left = f"to go on: {self._command(self._files.target)}"
+            raise stop.with_advice(left) from error
+
+    def _command(self, folder: Path) -> str:
+        """Return how to resume the run in a folder."""
+        if not self._command_line:
+            return f"Run({self.experiment!r}, run_dir={str(folder)!r}, resume=True)"
+        return f"{self._command_line} --run_dir {shlex.quote(str(folder))} --resume true"
+
+    def _close(self, exit_code: int) -> None:
         for tracker in self._trackers or []:
             with attempt("close the tracker"):
-                tracker.close(failed=error is not None)
+                tracker.close(exit_code)
+        try:
+            if exit_code == 0 and self._done:
+                self._files.replace()
+                self._files.end()
+        finally:
+            self._files.close()
+
+
+def _settings(seed: int, logger: str, trainer_flags: Mapping[str, Any]) -> str:
+    """Return the settings of a run as YAML; of objects, the type."""
+    settings = {"seed": seed, "logger": logger, **given_flags(trainer_flags)}
+    plain = (str, int, float, bool)
+    return yaml.safe_dump({k: v if isinstance(v, plain) else type(v).__name__ for k, v in settings.items()})

@@ -9,8 +9,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from d2l_lightning.errors import DivergenceError, InputError
+from d2l_lightning.models.mlp import MLP
 from d2l_lightning.models.softmax_regression import SoftmaxRegression
-from d2l_lightning.runs.classification import learning_curves, require_test_rows, train_and_test
+from d2l_lightning.runs.classification import (
+    learning_curves,
+    require_rows_for_batch_norm,
+    train_and_test,
+)
 from d2l_lightning.runs.run import Run
 from tests.models.test_classifiers import SIZES, Blobs
 
@@ -69,9 +74,9 @@ def test_a_model_that_diverges_is_an_error_and_can_be_drawn(tmp_path: Path) -> N
     assert labels == ["one (diverged)"]
 
 
-@pytest.mark.parametrize("flag", ["limit_test_batches", "limit_predict_batches"])
-def test_a_run_without_test_rows_is_an_error(tmp_path: Path, flag: str) -> None:
-    with make_run(tmp_path / "run", **{flag: 0}) as run:
-        with pytest.raises(InputError, match="leave nothing to test on"):
-            require_test_rows(run)
-        assert not run.started
+@pytest.mark.parametrize(("num_train", "batch_size"), [(5, 1), (9, 4)])
+def test_batch_norm_on_a_single_row_is_an_error_before_training(num_train: int, batch_size: int) -> None:
+    require_rows_for_batch_norm(MLP(**SIZES, batch_norm=False), num_train, batch_size)
+    require_rows_for_batch_norm(MLP(**SIZES, batch_norm=True), num_train, 3)
+    with pytest.raises(InputError, match=f"another batch_size than {batch_size}"):
+        require_rows_for_batch_norm(MLP(**SIZES, batch_norm=True), num_train, batch_size)

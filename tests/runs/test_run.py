@@ -17,9 +17,10 @@ from d2l_lightning.data.regression import SyntheticRegressionData
 from d2l_lightning.errors import DivergenceError, InputError
 from d2l_lightning.models.linear_regression import LinearRegression
 from d2l_lightning.models.price_regressor import PriceRegressor
-from d2l_lightning.runs.fit import Fit, StoppedError
+from d2l_lightning.runs.fit import Fit
 from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.signals import StoppedError
 from d2l_lightning.runs.trackers import Tracker
 
 FLAGS: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -105,7 +106,7 @@ def test_products_and_results_come_before_figures_and_tables(tmp_path: Path) -> 
         "artifact test-product product",
         "figure curve",
         "table the_figures",
-        "close False",
+        "close 0",
     ]
     assert (run.folder / "figures/curve.png").is_file()
 
@@ -161,6 +162,7 @@ def test_a_users_matplotlibrc_does_not_change_or_break_figures(
     import matplotlib
 
     with Run("test", run_dir=str(tmp_path / "run")) as run:
+        run.start()
         pictures = []
         for name, usetex in (("plain", False), ("latex", True)):
             monkeypatch.setitem(matplotlib.rcParams, "text.usetex", usetex)
@@ -225,14 +227,13 @@ def test_num_validations_spreads_validations_over_a_long_fit(tmp_path: Path) -> 
     assert epochs == {"spread": [4, 8], "flag": [3, 6]}
 
 
-@pytest.mark.parametrize("flags", [{"max_steps": 3}, {"max_epochs": 0}, {"max_time": "00:00:00:00"}], ids=str)
+@pytest.mark.parametrize("flags", [{"max_steps": 1}, {"max_steps": 3}], ids=str)
 def test_a_complete_fit_refuses_flags_that_end_it_early(tmp_path: Path, flags: dict[str, Any]) -> None:
-    epochs = None if "max_epochs" in flags else 2
     with (
         Run("test", run_dir=str(tmp_path / "run"), **FLAGS, **flags) as run,
         pytest.raises(InputError, match="the flags end the fit of the line early"),
     ):
-        run.fit("line", LinearRegression(2), small_data(), max_epochs=epochs, complete=True)
+        run.fit("line", LinearRegression(2), small_data(), max_epochs=2, complete=True)
 
 
 def test_metrics_that_are_not_finite_are_errors(tmp_path: Path) -> None:
@@ -280,8 +281,8 @@ class Interrupt(Callback):
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate"])
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops_a_fit_with_how_far_it_was(tmp_path: Path, stage: str) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     hook = {"fit": "on_train_epoch_start", "validate": "on_validation_start"}[stage]
     trainers: list[Trainer] = []
 
@@ -291,12 +292,9 @@ def test_ctrl_c_stops_a_fit_with_how_far_it_was(tmp_path: Path, stage: str) -> N
         fit.validate()
         return fit
 
-    try:
-        with (
-            Run("test", run_dir=str(tmp_path / "run"), max_epochs=2 if stage == "fit" else 1, **FLAGS) as run,
-            pytest.raises(StoppedError, match=r"stopped after epoch 1 of (1|2) of the line"),
-        ):
-            stop(run)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with (
+        Run("test", run_dir=str(tmp_path / "run"), max_epochs=2 if stage == "fit" else 1, **FLAGS) as run,
+        pytest.raises(StoppedError, match=r"stopped after epoch (1|2) of (1|2) of the line"),
+    ):
+        stop(run)
     assert bool(trainers) is (stage == "validate")

@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import os
+import signal
 import struct
+import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import wandb
 import yaml
+from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 from wandb.proto.wandb_internal_pb2 import Record
 from wandb.sdk.launch.sweeps.utils import (
@@ -22,8 +25,11 @@ from wandb.sdk.launch.sweeps.utils import (
     load_sweep_config,
 )
 
+from d2l_lightning.ensemble.stacked import StackedModule
 from d2l_lightning.runs.cli import Experiment, run_experiment
+from d2l_lightning.runs.journal import Journal
 from d2l_lightning.runs.run import Run
+from d2l_lightning.runs.trackers import Tracker
 from tests.conftest import ROOT, load_experiment
 from tests.data.test_fashion_mnist import write
 from tests.experiments.test_correct_shift import write_tables
@@ -270,8 +276,10 @@ def test_a_diverged_run_is_closed_as_a_failed_one(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_run_that_breaks_off_is_closed_as_a_failed_one(tmp_path: Path, error: type[BaseException]) -> None:
+@pytest.mark.parametrize(("error", "code"), [(RuntimeError, 1), (KeyboardInterrupt, 130)])
+def test_a_run_that_breaks_off_is_closed_as_a_failed_one(
+    tmp_path: Path, error: type[BaseException], code: int
+) -> None:
     def break_off(folder: Path) -> None:
         with Run("broken", "k: 1", logger="wandb", wandb_mode="offline", run_dir=str(folder)) as run:
             run.start()
@@ -281,7 +289,7 @@ def test_a_run_that_breaks_off_is_closed_as_a_failed_one(tmp_path: Path, error: 
     with pytest.raises(error):
         break_off(folder)
     (ended,) = Job(folder, read_records(folder), "", tmp_path).of("exit")
-    assert ended.exit_code == 1
+    assert ended.exit_code == code
 
 
 @pytest.fixture
@@ -337,7 +345,8 @@ def test_a_failed_login_keeps_the_earlier_results(tmp_path: Path) -> None:
         run_experiment(experiment.main, [*FLAGS, "--overwrite", "true", "--run_dir", str(folder)])
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     manifest = folder / "manifest.json"
-    assert json.loads(after.pop(manifest))["files"] == json.loads(before.pop(manifest))["files"]
+    files = json.loads(after.pop(manifest))["files"]
+    assert files == [*json.loads(before.pop(manifest))["files"], "wandb/"]  # where it would have written
     assert after == before
 
 
@@ -362,6 +371,70 @@ def test_disabled_writes_nothing_of_wandbs(tmp_path: Path) -> None:
     assert {"config.yaml", "results.json", "metrics.csv", "submission.csv"} <= written
     assert "wandb" not in written
     assert list((tmp_path / "home").rglob("*wandb*")) == []
+
+
+def run_under(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, folder: Path, **given: Any) -> Any:
+    """Make a run with environment variables, and return what W&B wrote about it, if it wrote anything."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with Run("test", "k: 1", logger="wandb", run_dir=folder / "run", **given) as run:
+        run.finish({"value": 1})
+    place = Path(variables.get("WANDB_DIR", folder / "run"))
+    records = read_records(place) if list(place.glob("wandb/offline-run-*")) else []
+    return next((record.run for record in records if record.WhichOneof("record_type") == "run"), None)
+
+
+@pytest.mark.usefixtures("alone")
+def test_variables_of_weights_and_biases_beat_our_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "place").mkdir()
+    variables = {
+        "WANDB_MODE": "offline",
+        "WANDB_PROJECT": "mine",
+        "WANDB_NAME": "my name",
+        "WANDB_RUN_GROUP": "my group",
+        "WANDB_DIR": str(tmp_path / "place"),
+        "WANDB_INIT_TIMEOUT": "77",
+        "WANDB_CONSOLE": "wrap",
+        "WANDB_SILENT": "false",
+    }
+    settings = []
+    init = wandb.init
+
+    def recorded(**arguments: Any) -> Any:
+        run = init(**arguments)
+        settings.append(run.settings)
+        return run
+
+    monkeypatch.setattr(wandb, "init", recorded)
+    run = run_under(variables, monkeypatch, tmp_path)
+    assert (run.project, run.display_name, run.run_group) == ("mine", "my name", "my group")
+    assert (settings[0].init_timeout, settings[0].console, settings[0].silent) == (77, "wrap", False)
+    assert wandb_variables() == variables
+
+
+@pytest.mark.usefixtures("alone")
+def test_arguments_beat_the_variables_of_weights_and_biases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"WANDB_MODE": "disabled", "WANDB_PROJECT": "mine"}
+    run = run_under(variables, monkeypatch, tmp_path, wandb_mode="offline", wandb_project="given")
+    assert run.project == "given"
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(("mode", "written"), [("disabled", False), ("dryrun", True)])
+def test_the_variable_sets_the_mode(
+    mode: str,
+    written: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = run_under({"WANDB_MODE": mode}, monkeypatch, tmp_path)
+    assert (run is not None) == written
+    assert ("wandb sync" in capsys.readouterr().out) == written
 
 
 def sweep() -> dict[str, Any]:
@@ -423,3 +496,90 @@ def test_a_trial_of_the_sweep_is_one_that_the_script_takes(name: str, value: Any
     assert {key: model.hparams[key] for key in arguments if key != "batch_size"} == {
         key: a["value"] for key, a in arguments.items() if key != "batch_size"
     }
+
+
+def rows_of(job: Job) -> list[dict[str, Any]]:
+    """Return the logged metrics without what depends on the time."""
+    return [
+        {name: value for name, value in row.items() if name not in ("_timestamp", "_runtime")}
+        for row in job.history()
+        if not any(name.startswith(("tables/", "figures/")) for name in row)
+    ]
+
+
+def wandb_processes() -> set[int]:
+    """Return the processes of Weights & Biases on this machine."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if b"wandb-core" in path.read_bytes().split(b"\0")[0]:
+                found.add(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, None], ids=["stopped", "killed"])
+def test_a_resumed_run_is_the_same_run_with_the_same_rows(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int | None
+) -> None:
+    isolate(monkeypatch, tmp_path / "home")
+    before = wandb_processes()
+    flags = [*FLAGS, *OFFLINE, "--wandb_project=houses", "--lr=1e-05", "--checkpoint_every=0"]
+    flags.append(f"--run_dir={tmp_path / 'run'}")
+    original, calls = StackedModule.on_train_epoch_end, iter(range(100))
+
+    def end(self: StackedModule) -> None:
+        original(self)
+        if next(calls) == 1:
+            if signum is None:
+                raise RuntimeError("as a kill")
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(StackedModule, "on_train_epoch_end", end)
+    with pytest.raises(RuntimeError if signum is None else SystemExit):
+        run_experiment(experiment.main, flags)
+    # A process that was waited for may be there for a moment.
+    deadline = time.monotonic() + 10
+    while (left := wandb_processes() - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    first = Job(tmp_path / "run", read_records(tmp_path / "run"), "", tmp_path)
+    (ended,) = first.of("exit")
+    assert ended.exit_code == (1 if signum is None else 143)
+    assert len(first.of("preempting")) == (0 if signum is None else 1)
+
+    run_experiment(experiment.main, [*flags, "--resume=true"])
+    resumed = Job(tmp_path / "run", read_records(tmp_path / "run"), "", tmp_path)
+    assert resumed.of("run")[0].run_id == first.of("run")[0].run_id
+    assert rows_of(resumed) == rows_of(job)
+    assert resumed.of("exit")[0].exit_code == 0
+
+
+def test_a_tracker_that_keeps_what_it_has_gets_each_row_once() -> None:
+    """A server may have got more rows than the saved state has, or fewer."""
+
+    class Server(Logger):
+        name, version = "server", ""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.got: list[Any] = []
+
+        def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            self.got.append((metrics, step))
+
+    class ServerTracker(Tracker, Server):
+        pass
+
+    rows: list[Any] = [({"epoch": float(n)}, n) for n in range(9)]
+    for on_server in range(10):
+        for saved in range(10):
+            journal, tracker = Journal(), ServerTracker()
+            journal.rows, tracker.num_logged = rows[:saved], on_server
+            tracker.catch_up(journal)
+            for metrics, step in rows:
+                journal.log_metrics(metrics, step)
+                tracker.log_metrics(metrics, step)
+            assert rows[:on_server] + tracker.got == rows
