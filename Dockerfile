@@ -33,6 +33,4 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     PYTHONUNBUFFERED=1
 
 USER 1000:1000
-# The signal of Ctrl-C, on which a run prints how far it was. As process 1, Python ignores the usual one, SIGTERM.
-STOPSIGNAL SIGINT
 CMD ["python", "experiments/kaggle_house.py"]
