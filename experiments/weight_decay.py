@@ -109,6 +109,7 @@ def main(
     l2, l1 = product(("scratch", "concise"), lambdas), product(("l1 subgradient", "l1 proximal"), l1_lambdas)
     make("concise", 0.0)  # checks its settings, also where lambdas are empty
     models = {key: make(*key) for key in (*l2, *l1)}  # before the first fit, so that errors appear at once
+    grid = np.geomspace(path_from, path_to, path_members).tolist()
     fits = {key: fit(run, *key, model, rows) for key, model in models.items()}
     results: dict[str, Any] = {"fits": [found for found, _ in fits.values()]}
     figures, notes = {}, []
@@ -116,8 +117,7 @@ def main(
         panels = {f"lambda {x:g}": fits["scratch", x][1] + fits["concise", x][1] for x in lambdas}
         labels = ("Weight decay: loss after each epoch", panels, "epoch", HALF_SQUARE)
         figures["learning_curves"] = partial(curve_figure, *labels, yscale="log", legend="each")
-    if path_members:
-        grid = np.geomspace(path_from, path_to, path_members).tolist()
+    if grid:
         results["path"] = fit_path(run, rows, grid, [make("scratch", lambd) for lambd in grid])
         figures["path"] = partial(regularization_path, results["path"])
         loss, best = min(zip(results["path"]["val_loss"], grid, strict=True))

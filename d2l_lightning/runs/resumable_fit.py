@@ -70,9 +70,8 @@ class ResumableFit(NoStepHooks, Callback):  # type: ignore[misc]
             if self.saved is not None:  # there was no epoch left
                 set_rng_state(saved.rng)
             return
-        limit, trainer.limit_train_batches = trainer.limit_train_batches, 0
+        trainer.limit_train_batches = 0  # restores without training
         trainer.fit(model, data, ckpt_path=saved.path, weights_only=True)
-        trainer.limit_train_batches = limit
         set_rng_state(saved.rng)
 
     def _train(self, *arguments: Any, **settings: Any) -> None:
@@ -147,9 +146,6 @@ class ResumableFit(NoStepHooks, Callback):  # type: ignore[misc]
             return
         checkpoint[ENTRY] = self._entry
         checkpoint.pop(pl_module.CHECKPOINT_HYPER_PARAMS_KEY, None)  # may be objects; not needed to go on
-        # The next epoch has been made ready already.
-        for progress in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
-            progress["ready"] = progress["completed"]
 
 
 @contextmanager

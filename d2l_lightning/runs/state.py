@@ -93,7 +93,6 @@ class RunState:
             saved = self._read(place)
             if saved is None:
                 break
-            del rows[saved.first_row :]
             rows += saved.rows
             if not self._saved:
                 _warn_of_other_versions(saved.versions)

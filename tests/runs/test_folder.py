@@ -401,3 +401,18 @@ def test_from_python_too_a_run_is_resumed_with_its_settings(tmp_path: Path) -> N
         with pytest.raises(InputError, match=message):
             Run("test", run_dir=tmp_path, resume=True, **flags)
     Run("test", run_dir=tmp_path, resume=True, seed=1, max_epochs=4)
+
+
+def test_what_weights_and_biases_writes_for_the_new_run_stays_when_it_replaces_the_old(
+    tmp_path: Path,
+) -> None:
+    finish(tmp_path)
+    folder = RunFolder(tmp_path, "test", overwrite=True)
+    folder.create()
+    folder.record("wandb/")
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "file").touch()
+    folder.replace()
+    folder.end()
+    folder.close()
+    assert set(contents(tmp_path)) == {"manifest.json", "wandb/file"}

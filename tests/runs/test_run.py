@@ -10,10 +10,12 @@ from typing import Any, NoReturn
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from matplotlib.figure import Figure
 
 from d2l_lightning.data.regression import SyntheticRegressionData
+from d2l_lightning.ensemble.data import StackedData
+from d2l_lightning.ensemble.stacked import StackedModule
 from d2l_lightning.errors import DivergenceError, InputError
 from d2l_lightning.models.linear_regression import LinearRegression
 from d2l_lightning.models.price_regressor import PriceRegressor
@@ -298,3 +300,22 @@ def test_ctrl_c_stops_a_fit_with_how_far_it_was(tmp_path: Path, stage: str) -> N
     ):
         stop(run)
     assert bool(trainers) is (stage == "validate")
+
+
+def test_metrics_are_on_the_disk_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+
+    class Read(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            path = tmp_path / "metrics.csv"
+            found.append(path.read_text().count("\n") if path.exists() else 0)
+
+    monkeypatch.setattr("d2l_lightning.runs.trackers.FLUSH_SECONDS", 0.0)
+    with Run("test", run_dir=tmp_path, max_epochs=4, **FLAGS) as run:
+        members = StackedModule([LinearRegression(2) for _ in range(2)])  # Lightning saves rows of others
+        rows = {stage: [torch.arange(6)] * 2 for stage in ("train", "val")}
+        data = StackedData(torch.randn(6, 2), torch.randn(6), rows, batch_size=3, seed=0)
+        run.fit("line", members, data, callbacks=[Read()])
+    assert found == [0, 3, 5, 7]  # the header, and two rows an epoch

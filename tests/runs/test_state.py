@@ -98,6 +98,7 @@ def job(folder: Path, kill: Callback | None = None, resume: bool = False, **flag
 
 VARIANTS: list[dict[str, Any]] = [
     {},
+    {"check_val_every_n_epoch": 2},
     {"check_val_every_n_epoch": 3},
     {"reload_dataloaders_every_n_epochs": 2},
     {"num_sanity_val_steps": 1},
@@ -202,13 +203,14 @@ def test_more_epochs_go_on_with_the_fits_that_were_done(tmp_path: Path) -> None:
     assert found["checkpoints/first.ckpt"] == whole["checkpoints/first.ckpt"]
 
 
-def test_a_kill_before_the_first_of_more_epochs_loses_none_of_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("calls", [0, 2])  # in the first of two more epochs, and in the fit after them
+def test_a_kill_in_more_epochs_loses_none_of_them(tmp_path: Path, calls: int) -> None:
     expected = job(tmp_path / "whole", max_epochs=7, check_val_every_n_epoch=1)
     folder, more = tmp_path / "killed", {"max_epochs": 7, "check_val_every_n_epoch": 1}
     with pytest.raises(Killed):
         job(folder, Kill("on_train_epoch_end", 8), check_val_every_n_epoch=1)
     with pytest.raises(Killed):
-        job(folder, Kill("on_train_epoch_end", 0), resume=True, **more)
+        job(folder, Kill("on_train_epoch_end", calls), resume=True, **more)
     found = job(folder, resume=True, **more)
     for name in ("results.json", "metrics.csv", "checkpoints/second.ckpt"):
         assert found[name] == expected[name]
@@ -246,7 +248,7 @@ def test_a_damaged_state_does_not_take_the_place_of_the_good_one(
     replace = Path.replace
 
     def kill(self: Path, target: Path) -> Path:
-        if "state" in self.parts:
+        if target.name == "01_first.ckpt":
             raise Killed
         return replace(self, target)
 
@@ -301,7 +303,8 @@ def test_another_configuration_is_refused_by_its_first_difference(
     job(tmp_path, resume=True, config=f"{before}checkpoint_every: 3\n")
 
 
-def test_a_fit_that_diverged_is_not_trained_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_a_fit_that_diverged_is_not_trained_again(tmp_path: Path, epochs: int) -> None:
     def two_fits(resume: bool, kill: Callback | None = None, lr: float = 1e20) -> list[str]:
         with Run("job", run_dir=str(tmp_path), resume=resume, checkpoint_every=0, **FLAGS) as run:
             with pytest.raises(DivergenceError) as raised:
@@ -311,7 +314,7 @@ def test_a_fit_that_diverged_is_not_trained_again(tmp_path: Path) -> None:
         return [str(raised.value), (tmp_path / "metrics.csv").read_text()]
 
     with pytest.raises(Killed):
-        two_fits(False, Kill("on_train_epoch_end", 3))
+        two_fits(False, Kill("on_train_epoch_end", epochs))
     # With this lr the first fit would not diverge, if it were trained.
     resumed = two_fits(True, lr=0.01)
     shutil.rmtree(tmp_path)
