@@ -12,8 +12,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from d2l_lightning.runs.importing import guard_imports
+from d2l_lightning.runs.lean_import import import_lightning_lean
 
 guard_imports()
+import_lightning_lean()
+
+# By default, a thread of GNU's OpenMP that waits for others keeps its core busy for milliseconds. If another
+# process needs the core, steps take up to 50 times as long (docs/performance.md). OpenMP reads the variable
+# when torch is loaded. That of LLVM and Intel, on macOS and Windows, lets other processes have the core.
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # A script started from a notebook inherits the notebook's backend in this variable, and matplotlib raises an
 # error on import if the backend's package is not installed for the script's Python.

@@ -18,7 +18,6 @@ from d2l_lightning.shift.correction import WeightedCrossValidation, feature_diff
 from d2l_lightning.shift.covariate import Detection, estimate_and_detect
 from d2l_lightning.shift.domain import DomainSettings
 
-import pandas as pd
 import torch
 
 
@@ -61,6 +60,8 @@ def main(
         domain: The settings of the domain classifiers.
         cross_validation: The training and evaluation of the model.
     """
+    import pandas as pd
+
     refuse_flags(run.trainer_flags, "--steps says how long to train", {"max_epochs", "min_epochs"})
     settings, tables = domain(), data(source, target, label, seed=run.seed)
     tables.setup()

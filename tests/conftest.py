@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+import d2l_lightning  # noqa: F401 - before torch and Lightning, because it sets how they are imported
+
 # Workers that run tests side by side share the cores; threads that wait by spinning would take them away.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -5,10 +5,9 @@ import reprlib
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -26,6 +25,9 @@ from d2l_lightning.data.tables.reading import (
     to_numbers,
 )
 from d2l_lightning.errors import InputError, absolute_path, require_known, require_positive
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BUNDLED = Path(__file__).with_name("files")
 ID, PRICE = "Id", "SalePrice"
@@ -67,6 +69,8 @@ class KaggleHouse(InMemoryData):
 
     def _load(self) -> None:
         """Read and check the files."""
+        import pandas as pd
+
         train, test = (read_table(BUNDLED / f"kaggle_house_pred_{name}.csv.gz") for name in ("train", "test"))
         known = pd.concat([train, test]).drop(columns=[ID, PRICE])
         columns = [str(column) for column in known]
@@ -145,17 +149,19 @@ class KaggleHouse(InMemoryData):
             notes.append(f"Only test rows have {added} of the {len(self.feature_names)} features.")
         return notes
 
-    def submission(self, prices: Tensor) -> pd.DataFrame:
+    def submission(self, prices: Tensor) -> "pd.DataFrame":
         """Return the table to submit to Kaggle: ``Id`` and ``SalePrice``, in the order of the test file.
 
         Predicted prices, shape ``(m,)``, must be finite; those below 1 dollar become 1 (eq. 4.10.2).
         """
         if not prices.isfinite().all():
             raise InputError("a predicted price is not finite; a lower lr may help")
+        import pandas as pd
+
         return pd.DataFrame({ID: self.test_ids, PRICE: prices.clamp(min=1).cpu().double().numpy()})
 
 
-def _read_own(folder: Path, name: str) -> pd.DataFrame:
+def _read_own(folder: Path, name: str) -> "pd.DataFrame":
     """Read a user's train.csv or test.csv."""
     present = names_in(folder)
     names = [f"{name}.csv", f"kaggle_house_pred_{name}.csv"]
@@ -168,7 +174,7 @@ def _read_own(folder: Path, name: str) -> pd.DataFrame:
     raise InputError(f"there is no {' or '.join(names)} in {folder}; {listing(present)}")
 
 
-def _check(table: pd.DataFrame, columns: list[str], numeric: list[str]) -> None:
+def _check(table: "pd.DataFrame", columns: list[str], numeric: list[str]) -> None:
     """Raise an InputError unless a table has these columns, with numbers and positive prices in them."""
     missing = [column for column in columns if column not in table]
     unknown = [reprlib.repr(column) for column in table if column not in columns]

@@ -3,11 +3,10 @@
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -24,6 +23,9 @@ from d2l_lightning.data.tables.reading import (
     to_numbers,
 )
 from d2l_lightning.errors import InputError, absolute_path, printable, require_finite, require_known
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Task = Literal["auto", "regression", "classification"]
 
@@ -74,6 +76,8 @@ class ShiftedTables(SourceAndTarget):
         self.scale = (0.0, 1.0)
 
     def _load(self) -> None:
+        import pandas as pd
+
         source, target = (read_table(file) for file in self.files)
         columns = self._check_columns(source, target)
         numeric = [column for column in columns if is_numeric(source[column])]
@@ -91,7 +95,7 @@ class ShiftedTables(SourceAndTarget):
         """Number of rows of the source, n."""
         return len(self.y)
 
-    def _encode(self, both: pd.DataFrame, numeric: list[str]) -> None:
+    def _encode(self, both: "pd.DataFrame", numeric: list[str]) -> None:
         """Set the features of the rows of both files, and their names."""
         numbers = both[numeric].apply(to_numbers)
         gaps = [column for column in numeric if both[column].isna().any()]
@@ -111,7 +115,7 @@ class ShiftedTables(SourceAndTarget):
             values.append(of_column)
         self.X = torch.from_numpy(np.concatenate(values, axis=1))
 
-    def _check_columns(self, source: pd.DataFrame, target: pd.DataFrame) -> list[str]:
+    def _check_columns(self, source: "pd.DataFrame", target: "pd.DataFrame") -> list[str]:
         """Return the columns that are features; raise an InputError unless both files have them."""
         for column in self.ignore:
             if column not in source and column not in target:
@@ -137,12 +141,14 @@ class ShiftedTables(SourceAndTarget):
             raise InputError(f"{source.index.name} has no column to learn from")
         return [str(column) for column in features]
 
-    def _set_labels(self, table: pd.DataFrame) -> None:
+    def _set_labels(self, table: "pd.DataFrame") -> None:
         column = table[self.label]
         refuse(table, self.label, column.isna(), "is missing; every row of the source needs its label")
         if column.nunique() < 2:
             raise InputError(f"{table.index.name}: {self.label} is the same in all rows; it must vary")
         if self.task == "classification" or (self.task == "auto" and not is_numeric(column)):
+            import pandas as pd
+
             codes, classes = pd.factorize(column, sort=True)
             if len(classes) > max(20, len(column) / 2):
                 raise InputError(

@@ -46,6 +46,17 @@ def correct_predictions(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(dim=-1) == y).to(logits.dtype)
 
 
+def confusion_matrix(logits: Tensor, y: Tensor) -> Tensor:
+    """Return how many examples of class i, the row, have their greatest logit in column j: shape ``(q, q)``.
+
+    Raises:
+        InputError: If y does not match the logits, see ``require_classes``.
+    """
+    require_classes(logits, y)
+    q = logits.shape[-1]
+    return torch.bincount(y * q + logits.argmax(dim=-1), minlength=q * q).reshape(q, q)
+
+
 def require_classes(logits: Tensor, y: Tensor) -> None:
     """Raise an InputError unless y has an integer for each row of the logits."""
     if logits.shape[:-1] != y.shape:

@@ -1,12 +1,14 @@
 """Figures of backpropagation: the computational graph and the memory of intermediates (Section 4.7)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
+from d2l_lightning.plots.style import COLOURS, Curve, curve_figure, empty_figure
 
-from d2l_lightning.plots.style import COLOURS, Curve, curve_figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MEGABYTE = 1e6
 # Positions of the variables of the section's model, as in fig. 4.7.1: mostly rightward and upward.
@@ -31,7 +33,9 @@ def computational_graph(
     ``shapes`` and ``equations``, those of the gradients of the objective, are by variable. Each of
     ``operators`` has its functions from the last to the first, its inputs and its output.
     """
-    figure = Figure(figsize=(12, 5.4), dpi=150, layout="constrained")
+    from matplotlib.patches import FancyArrowPatch
+
+    figure = empty_figure(12, 5.4)
     figure.suptitle("Computational graph of forward propagation, as autograd keeps it (fig. 4.7.1)")
     panel = figure.subplots()
     panel.set(xlim=(-0.6, 10.6), ylim=(-0.75, 3.6), aspect="equal")

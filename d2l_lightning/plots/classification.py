@@ -1,10 +1,14 @@
 """A figure of how certain a classifier with dropout is (Section 4.6)."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
 
-from matplotlib.figure import Figure
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from d2l_lightning.plots.style import curve_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def dropout_uncertainty(uncertainty: Mapping[str, Sequence[float]], num_masks: int) -> Figure:

@@ -1,11 +1,16 @@
 """Figures of the house-price job (Section 4.10)."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
 
-from matplotlib.figure import Figure
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from d2l_lightning.plots.style import COLOURS, Curve, draw_curves, histograms, log_scale, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # More curves than this look alike.
 MAX_NAMED_FOLDS = 10

@@ -1,11 +1,16 @@
 """Figures of images, and of matrices as images."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-from matplotlib.figure import Figure
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
-from d2l_lightning.plots.style import COLOURS
+from d2l_lightning.plots.style import COLOURS, empty_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def image_grid(images: Tensor, captions: Sequence[tuple[str, bool]], title: str, columns: int = 8) -> Figure:
@@ -14,7 +19,7 @@ def image_grid(images: Tensor, captions: Sequence[tuple[str, bool]], title: str,
     Each caption is a text and whether all is well with the image; otherwise the image is framed.
     """
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.3 * columns, 1.75 * rows + 0.5), dpi=150, layout="constrained")
+    figure = empty_figure(1.3 * columns, 1.75 * rows + 0.5)
     figure.suptitle(title)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in axes:
@@ -33,7 +38,7 @@ def image_grid(images: Tensor, captions: Sequence[tuple[str, bool]], title: str,
 
 def matrix(counts: Tensor, names: Sequence[str], title: str, xlabel: str, ylabel: str) -> Figure:
     """Return a figure of a square matrix of counts, written out, shaded by the share of their row."""
-    figure = Figure(figsize=(7.5, 6.5), dpi=150, layout="constrained")
+    figure = empty_figure(7.5, 6.5)
     panel = figure.subplots()
     figure.suptitle(title)
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)

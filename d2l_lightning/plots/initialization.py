@@ -1,10 +1,14 @@
 """The figure of variances in deep networks before training (Section 4.8)."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-from matplotlib.figure import Figure
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from d2l_lightning.plots.style import Curve, curve_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The variances of each layer by activation, kind of initial weights, number of hidden layers, and quantity.
 Variances = dict[str, dict[str, dict[int, dict[str, list[float]]]]]

@@ -1,13 +1,17 @@
 """Figures of linear and polynomial regression, weight decay and the normal distribution."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from d2l_lightning.plots.style import Curve, Scale, curve_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Numbers by name.
 Columns = Mapping[str, Sequence[float]]
@@ -29,6 +33,8 @@ def errors_by_amount(errors: Columns, num_draws: int) -> Figure:
 
 def losses_by_degree(selection: Columns, exact: Columns, k: int) -> Figure:
     """Draw the losses of polynomials in cross-validation, and of exact solutions, over their degree."""
+    from matplotlib.ticker import MaxNLocator
+
     columns = {
         f"minibatch SGD, {k}-fold cross-validation": ("rows left out", selection, "val_loss"),
         "exact solution": ("test rows", exact, "test_loss"),

@@ -1,14 +1,18 @@
 """Figures of Section 4.9: distribution shift, streams and bandits."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from d2l_lightning.plots import style
 from d2l_lightning.plots.style import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The most points of a scatter plot, rows of source or target in a figure with both, and points of a stream.
 MAX_POINTS, MAX_ROWS, MAX_PARTS = 1500, 400, 50

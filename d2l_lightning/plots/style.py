@@ -1,16 +1,18 @@
 """The style of all figures: titled, labelled, readable in grey and by the colour-blind."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito (2008): distinct for all kinds of colour vision. Each has a dash of its own, for grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -23,9 +25,18 @@ Scale = Literal["linear", "log"]
 @contextmanager
 def default_style() -> Iterator[None]:
     """Draw with matplotlib's own defaults, whatever the user's matplotlibrc says."""
+    import matplotlib
+
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         yield
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of this size, in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
 def curve_figure(
@@ -70,7 +81,7 @@ def panels(
             then has an axis of its own.
         ylabel: The same for the y axis.
     """
-    figure = Figure(figsize=(2.4 + 3.6 * len(titles), 4.2), dpi=150, layout="constrained")
+    figure = empty_figure(2.4 + 3.6 * len(titles), 4.2)
     sharex, sharey = isinstance(xlabel, str), isinstance(ylabel, str)
     axes = list(figure.subplots(1, len(titles), sharex=sharex, sharey=sharey, squeeze=False)[0])
     figure.suptitle(title)
@@ -95,6 +106,8 @@ def draw_curves(panel: Axes, curves: Sequence[Curve]) -> None:
 
 def log_scale(panel: Axes, axis: Literal["x", "y"] = "y") -> None:
     """Give a panel a logarithmic axis whose ticks read as plain numbers, or powers of ten on wide ranges."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter, StrMethodFormatter
+
     which = panel.xaxis if axis == "x" else panel.yaxis
     panel.set(**{f"{axis}scale": "log"})
     low, high = sorted(which.get_view_interval())

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from lightning.pytorch import Callback, LightningDataModule
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from d2l_lightning.errors import InputError
+from d2l_lightning.functional.classification import confusion_matrix
 from d2l_lightning.models.base import SupervisedModule
 from d2l_lightning.plots.images import image_grid, matrix
 from d2l_lightning.plots.style import Curve, curve_figure
@@ -75,9 +75,9 @@ def train_and_test(
         metrics = test_metrics(fit)
         logits = fit.predict().float().cpu()
         y = data.labels[rows[: len(logits)]].cpu()
-        by_class = multiclass_accuracy(logits, y, len(names), average=None).tolist()
+        counts = confusion_matrix(logits, y)
+        by_class = (counts.diag() / counts.sum(dim=1).clamp(min=1)).tolist()
         results[name] = {**metrics, "class_accuracy": dict(zip(names, by_class, strict=True))}
-        counts = multiclass_confusion_matrix(logits, y, len(names))
         heading = f"{title}: {name}: confusion on the test rows"
         figures[f"confusion_{name}"] = partial(matrix, counts, names, heading, "predicted", "true")
         pairs = list(zip(y.tolist(), logits.argmax(dim=1).tolist(), strict=True))[:NUM_DRAWN]

@@ -1,5 +1,6 @@
-"""What can go wrong while an experiment is still importing: one line instead of a traceback."""
+"""The imports of an experiment: one line instead of a traceback, and no collection of garbage."""
 
+import gc
 import os
 import signal
 import sys
@@ -9,14 +10,17 @@ from types import FrameType
 from typing import NoReturn
 
 IMPORTLIB = "<frozen importlib._bootstrap>"
+_collection_paused = False
 
 
 def guard_imports() -> None:
     """Let a script of an experiment end with one line where its imports would end with a traceback.
 
     Ctrl-C ends it with exit status 130, until ``stop_guarding``, and a working folder that was deleted with
-    exit status 2: torch cannot be imported there. Other programs that import this package are left alone.
+    exit status 2: torch cannot be imported there. Garbage is not collected until ``collect_garbage``. Other
+    programs that import this package are left alone.
     """
+    global _collection_paused
     if not _runs_an_experiment():
         return
     try:
@@ -28,10 +32,23 @@ def guard_imports() -> None:
         signal.signal(signal.SIGINT, _end_import)
     if main_thread and os.getpid() == 1:  # in a container, where a signal without a handler is ignored
         signal.signal(signal.SIGTERM, _end_import)
+    if gc.isenabled() and "lightning" not in sys.modules:
+        gc.disable()
+        _collection_paused = True
+
+
+def collect_garbage() -> None:
+    """Collect garbage again, but never look for it among what is imported: that is most of all objects."""
+    global _collection_paused
+    if _collection_paused:
+        gc.freeze()
+        gc.enable()
+        _collection_paused = False
 
 
 def stop_guarding() -> None:
-    """Let Ctrl-C raise a KeyboardInterrupt again."""
+    """Let Ctrl-C raise a KeyboardInterrupt again, and garbage be collected."""
+    collect_garbage()
     if signal.getsignal(signal.SIGINT) is _end_import:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

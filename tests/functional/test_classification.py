@@ -8,10 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-from torchmetrics.functional.classification import multiclass_accuracy
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from d2l_lightning.errors import InputError
-from d2l_lightning.functional.classification import correct_predictions, cross_entropy, softmax
+from d2l_lightning.functional.classification import (
+    confusion_matrix,
+    correct_predictions,
+    cross_entropy,
+    softmax,
+)
 
 
 def draw(seed: int, scale: float) -> tuple[Tensor, Tensor]:
@@ -29,6 +34,7 @@ def test_values_equal_torchs(seed: int, scale: float) -> None:
     assert correct_predictions(logits, y).mean().item() == pytest.approx(
         multiclass_accuracy(logits, y, 5, average="micro").item()
     )
+    assert torch.equal(confusion_matrix(logits, y), multiclass_confusion_matrix(logits, y, 5))
 
 
 @given(st.integers(0, 1000))

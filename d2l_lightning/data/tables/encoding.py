@@ -1,10 +1,14 @@
 """Features from the columns of a table: standardised numbers and indicators of categories."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def standardized(numbers: pd.DataFrame, known: pd.DataFrame) -> npt.NDArray[np.float32]:
@@ -18,8 +22,10 @@ def standardized(numbers: pd.DataFrame, known: pd.DataFrame) -> npt.NDArray[np.f
     return standard.to_numpy(np.float32)
 
 
-def indicators(column: "pd.Series[Any]") -> tuple[list[str], npt.NDArray[np.float32]]:
+def indicators(column: pd.Series[Any]) -> tuple[list[str], npt.NDArray[np.float32]]:
     """Return names and values ``(n, categories + 1)`` of indicators of categories and of missing values."""
+    import pandas as pd
+
     codes, categories = pd.factorize(column, sort=True)
     # The code of a missing value is -1, the index of the last row.
     values = np.eye(len(categories) + 1, dtype=np.float32)[codes]

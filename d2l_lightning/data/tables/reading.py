@@ -1,5 +1,7 @@
 """Tables from CSV files: reading and checks, with errors that name file, line and column."""
 
+from __future__ import annotations
+
 import csv
 import io
 import re
@@ -7,13 +9,15 @@ import reprlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pandas as pd
 
 from d2l_lightning.data import reading
 from d2l_lightning.errors import InputError, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The texts of missing values. "None" is not among them: it is a category (no masonry veneer).
 MISSING = ["", "NA", "na", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
@@ -32,6 +36,8 @@ def read_table(file: Path) -> pd.DataFrame:
         InputError: If the file cannot be read, is too large or not CSV, or has a row with another length than
             the header.
     """
+    import pandas as pd
+
     rows = _parse(file, _read_text(file))
     line = next((line for line, row in rows.items() if any(row)), None)
     if line is None:
@@ -104,8 +110,10 @@ def _fit(row: list[str], header: list[str]) -> list[str]:
     return row + header[len(row) :] if not any(header[len(row) :]) else row
 
 
-def is_numeric(column: "pd.Series[Any]") -> bool:
+def is_numeric(column: pd.Series[Any]) -> bool:
     """Return whether all values of a column that are not missing are numbers."""
+    import pandas as pd
+
     try:
         pd.to_numeric(column)
     except ValueError:
@@ -113,8 +121,10 @@ def is_numeric(column: "pd.Series[Any]") -> bool:
     return True
 
 
-def to_numbers(column: "pd.Series[Any]") -> "pd.Series[float]":
+def to_numbers(column: pd.Series[Any]) -> pd.Series[float]:
     """Return a column as float64, NaN for values that are missing, not numbers, or too large."""
+    import pandas as pd
+
     numbers = cast("pd.Series[float]", pd.to_numeric(column, errors="coerce")).astype(np.float64)
     return numbers.where(numbers.abs() <= LARGEST)
 
@@ -125,7 +135,7 @@ def other_case(table: pd.DataFrame, name: str) -> str:
     return f" (its column {reprlib.repr(similar[0])} differs only by case; rename it)" if similar else ""
 
 
-def refuse(table: pd.DataFrame, column: str, where: "pd.Series[bool]", why: str) -> None:
+def refuse(table: pd.DataFrame, column: str, where: pd.Series[bool], why: str) -> None:
     """Raise an InputError that names the first of the marked rows, if there is one."""
     if where.any():
         line = table.index[where.to_numpy()][0]
