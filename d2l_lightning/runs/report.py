@@ -134,13 +134,13 @@ def results_text(
     return json.dumps({**parts, "environment": environment}, indent=2, allow_nan=False) + "\n"
 
 
-def environment(seed: int, device: torch.device, source: Path) -> dict[str, Any]:
+def environment(seed: int, device: torch.device, threads: int, source: Path) -> dict[str, Any]:
     """Return what results may depend on: device, threads, platform, seed, versions, commit of ``source``."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
         "device": str(device),
         "device_name": name or platform.machine(),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "platform": platform.platform(),
         "seed": seed,
         "git_commit": git_commit(source),

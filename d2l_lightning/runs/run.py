@@ -19,10 +19,16 @@ from d2l_lightning.callbacks.history import History
 from d2l_lightning.callbacks.progress import EpochProgressBar
 from d2l_lightning.errors import InputError, absolute_path
 from d2l_lightning.models.base import SupervisedModule
+from d2l_lightning.models.execution import (
+    StepsPerExecution,
+    require_steps_per_execution,
+    require_whole_steps,
+)
 from d2l_lightning.runs.checkpoints import save_checkpoint
 from d2l_lightning.runs.fit import Fit
 from d2l_lightning.runs.folder import CONFIG, RESULTS, RunFolder
 from d2l_lightning.runs.heartbeat import Heartbeat
+from d2l_lightning.runs.memory import keep_freed_memory
 from d2l_lightning.runs.paths import literal_paths
 from d2l_lightning.runs.report import (
     Table,
@@ -35,6 +41,7 @@ from d2l_lightning.runs.report import (
 from d2l_lightning.runs.resumable_fit import ResumableFit
 from d2l_lightning.runs.signals import StoppedError, StopSignals
 from d2l_lightning.runs.state import RunState, require_same_config
+from d2l_lightning.runs.threads import Threads
 from d2l_lightning.runs.trackers import TRACKED, Tracker, TrackerName, WandbMode, open_trackers
 from d2l_lightning.runs.trainer_flags import LEAN, check_batches, check_flags, given_flags, make_trainer
 
@@ -73,6 +80,11 @@ class Run:
             none, the run starts from the beginning.
         checkpoint_every: Seconds between two savings of the state that ``resume`` needs, at the ends of
             epochs; 0 for every epoch.
+        steps_per_execution: How many minibatches one call of `training_step` trains on, with the same results
+            in less time; the rest of an epoch at most. With `auto`, a whole epoch, or 1 where a callback or
+            another flag needs every step.
+        threads: The number of threads that PyTorch computes with. If not given, that of OMP_NUM_THREADS, or
+            for each fit as many as its work is large enough for, within the CPUs that the run may use.
         wandb_project: The project on Weights & Biases. If not given, that of the environment variable
             WANDB_PROJECT, or d2l_lightning.
         wandb_mode: Whether Weights & Biases gets data at once (online), files for a later `wandb sync`
@@ -101,6 +113,8 @@ class Run:
         overwrite: bool = False,
         resume: bool = False,
         checkpoint_every: float = 30.0,
+        steps_per_execution: StepsPerExecution = "auto",
+        threads: int | None = None,
         wandb_project: str | None = None,
         wandb_mode: WandbMode | None = None,
         source: Path | None = None,
@@ -110,11 +124,14 @@ class Run:
         if not 0 <= seed < 2**32:
             raise InputError(f"--seed must be from 0 to {2**32 - 1}, not {seed}")
         self.experiment, self.seed, self.logger = experiment, seed, logger
+        self._threads = Threads(threads)
         self.wandb_project, self.wandb_mode = wandb_project, wandb_mode
         self.trainer_flags = trainer_flags
         self.trainer_flags.update({flag: LEAN[flag] for flag in LEAN if trainer_flags.get(flag) is None})
         check_flags(self.trainer_flags)
         self.config = config or _settings(seed, logger, trainer_flags)
+        require_steps_per_execution(steps_per_execution, "--steps_per_execution")
+        self.steps_per_execution = steps_per_execution
         self._began = time.perf_counter()
         self._source = source or Path.cwd()
         self._device = torch.device("cpu")
@@ -171,6 +188,8 @@ class Run:
         for message in IGNORED:
             warnings.filterwarnings("ignore", message)
         seed_everything(self.seed, workers=True, verbose=False)
+        self._threads.__enter__()
+        keep_freed_memory()
         self._signals.__enter__()
         if self.trainer_flags.get("enable_progress_bar") is not False:
             self._heartbeat.__enter__()
@@ -249,13 +268,17 @@ class Run:
         bar = [] if self.trainer_flags.get("enable_progress_bar") is False else [EpochProgressBar(title)]
         trainer = make_trainer(self.folder, [*callbacks, *bar], name, **self.trainer_flags)
         check_batches(self.trainer_flags, data)
+        if self.steps_per_execution != "auto":
+            model.steps_per_execution = self.steps_per_execution
+        require_whole_steps(trainer, model)
         self.start()
         if self.trainer_flags.get("profiler"):
             self.record("profiler/")
+        self._device = trainer.strategy.root_device
+        self._threads.choose(model, data, self._device)
         resumable = ResumableFit(self._state, name, self._signals, self._flush, max_epochs is None)
         trainer.callbacks.insert(0, resumable)  # type: ignore[attr-defined]
         self._fits.add(name)
-        self._device = trainer.strategy.root_device
         trial = self.trial
         if max_epochs is not None and not trial:
             trainer.fit_loop.max_epochs = max_epochs
@@ -344,7 +367,7 @@ class Run:
             self.experiment,
             results,
             seconds,
-            environment(self.seed, self._device, self._source),
+            environment(self.seed, self._device, self._threads.most, self._source),
             self.trial,
         )
         with self.file(RESULTS) as path:
@@ -398,6 +421,7 @@ class Run:
             self._literal_paths.__exit__(kind, error, trace)
             self._heartbeat.__exit__()
             self._signals.__exit__(kind, error, trace)
+            self._threads.__exit__()
         if stop is not None:
             left = f"nothing was written to {self.folder}"
             if self.started:

@@ -19,8 +19,11 @@ from d2l_lightning.runs.report import print_warning
 
 # The file that has the id of the run on Weights & Biases.
 WANDB_ID = f"{STATE}wandb_id"
-# Flags that change no result.
-_HOW = {"checkpoint_every", "enable_progress_bar", "wandb_mode", "wandb_project"}
+# Flags that change no result; the number of threads may change last bits, which is a warning.
+_HOW = {
+    *("checkpoint_every", "enable_progress_bar", "steps_per_execution", "threads"),
+    *("wandb_mode", "wandb_project"),
+}
 # The entry of a fit's checkpoint that Lightning does not have.
 ENTRY = "d2l_lightning"
 
@@ -81,6 +84,7 @@ class RunState:
         self._saved: list[SavedFit] = []
         self._first_rows = [0]
         self._damaged: set[Path] = set()
+        self._warned = False
 
     def load(self, max_epochs: int | None) -> None:
         """Read what an earlier process saved.
@@ -94,8 +98,6 @@ class RunState:
             if saved is None:
                 break
             rows += saved.rows
-            if not self._saved:
-                _warn_of_other_versions(saved.versions)
             if saved.finished and None not in (max_epochs, saved.max_epochs):
                 saved.finished = max_epochs <= saved.max_epochs  # type: ignore[operator]
                 if not saved.finished:  # the rows of later fits are on the server
@@ -108,7 +110,11 @@ class RunState:
     def begin(self, name: str) -> int:
         """Begin the next fit; return its place among the fits."""
         self._names.append(name)
-        return len(self._names) - 1
+        place = len(self._names) - 1
+        saved = self.saved(place)  # compared now, because each fit has its number of threads
+        if saved is not None and not self._warned:
+            self._warned = _warn_of_other_versions(saved.versions)
+        return place
 
     def saved(self, place: int) -> SavedFit | None:
         """Return what was saved of the fit at a place; None if nothing was."""
@@ -177,13 +183,14 @@ def versions() -> dict[str, str]:
     return {**packages, "threads": str(torch.get_num_threads())}
 
 
-def _warn_of_other_versions(before: dict[str, str]) -> None:
+def _warn_of_other_versions(before: dict[str, str]) -> bool:
     now = versions()
     changed = ", ".join(
         f"{name} {before.get(name)} -> {now[name]}" for name in now if now[name] != before.get(name)
     )
     if changed:
         print_warning(f"the resumed run began with other versions ({changed}); last bits may differ")
+    return bool(changed)
 
 
 def _is_previous(path: Path) -> bool:
