@@ -70,3 +70,5 @@ class UnitSpread(NoStepHooks, Callback):  # type: ignore[misc]
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Add the spread after a step."""
         self.spread.append(self.layer.weight.detach().std(dim=0).mean().item())
+
+    on_train_minibatch_end = on_train_batch_end

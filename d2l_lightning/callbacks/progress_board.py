@@ -7,18 +7,20 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from d2l_lightning.callbacks.step_hooks import NoStepHooks
 from d2l_lightning.errors import InputError, absolute_path, require_positive
 from d2l_lightning.plots.style import Curve, Scale, curve_figure, default_style
 from d2l_lightning.runs.folder import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
@@ -83,7 +85,7 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         x, y, every_n = self._curves[label]
         return _means(x, every_n), _means(y, every_n)
 
-    def figure(self) -> Figure:
+    def figure(self) -> "Figure":
         """Return the curves as a figure."""
         curves: list[Curve] = [(label, *self.curve(label)) for label in self._curves]
         with default_style():
@@ -133,6 +135,10 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if loss is not None:
             self._losses.append(loss)
+
+    def on_train_minibatch_end(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Keep the loss of a batch that is one of several in a training step."""
+        self._losses.append(loss)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the losses of the epoch to the curve."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics.metric import Metric
 
 from d2l_lightning.errors import DivergenceError, InputError, require_same_shape
 from d2l_lightning.functional.risk import empirical_risk, num_examples
@@ -20,6 +20,7 @@ from d2l_lightning.models.checks import (
     require_stable_decay,
     shape_error,
 )
+from d2l_lightning.models.execution import Execution, StepsPerExecution
 
 OptimizerName = Literal["sgd", "adamw"]
 
@@ -74,11 +75,16 @@ class SupervisedModule(LightningModule, ABC):
 
     Attributes:
         num_members: The number of models that this module trains side by side.
-        buffer_hparams: Hyperparameters that are kept in a buffer of the same name, so that members that train
-            side by side may differ in them.
+        buffer_hparams: Hyperparameters in which members that train side by side may differ: each is kept in a
+            buffer of the same name, or is the learning rate or the weight decay of the optimizer.
         steps_follow_loss: Whether a ``training_step`` of the class's own takes the steps that ``loss`` gives,
             so that its modules may train side by side.
-        evaluated: The metrics of the last evaluation, by name; shape ``(K,)`` for K models side by side.
+        steps_per_execution: How many minibatches one ``training_step`` trains on, which saves what the
+            Trainer does between two of them; the rest of an epoch at most. ``auto`` takes a whole epoch, or 1
+            where a callback or a flag needs every step. The results are the same.
+        evaluated: The metrics of the last evaluation, by name; shape ``(K,)`` for K models side by side, with
+            NaN for models that have no examples of the stage.
+        examples: The weight of the examples of the last evaluation, by stage; shape as ``evaluated``.
         log_prefix: Text before the names of all metrics, which distinguishes the fits of a run.
     """
 
@@ -87,17 +93,25 @@ class SupervisedModule(LightningModule, ABC):
     num_members = 1
     _loss_ndim = 0
     log_prefix = ""
+    steps_per_execution: StepsPerExecution = "auto"
 
     def __init__(self) -> None:
         super().__init__()
         self._metrics: dict[str, ExampleMean] = {}
         self.evaluated: dict[str, Tensor] = {}
-        self._losses: list[tuple[Tensor, Tensor]] = []
+        self.examples: dict[str, Tensor] = {}
+        # Of each batch of the epoch: its loss, and its weights or the number of its examples.
+        self._losses: list[tuple[Tensor, Tensor | int]] = []
         # The parameters' size before a fit, the loss of its first batch, and that of its last epoch.
         self._first_loss: Tensor | None = None
         self._first_size: Tensor | None = None
         self._epoch_loss: Tensor | None = None
         self._fitted_by = 0  # the id of the Trainer of the last fit
+        self._execution: Execution | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has no Trainer, so it is in no execution.
+        return {**super().__getstate__(), "_execution": None}
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this attribute some 40 times a step, and nn.Module's __setattr__ is slow.
@@ -154,23 +168,48 @@ class SupervisedModule(LightningModule, ABC):
         return f"member_{index + 1}"
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the batch's loss and add it to the epoch's loss."""
+        """Train on the minibatches of the execution but the last; return the loss of the last one."""
+        self.on_execution_start()
+        if self._execution is not None:
+            batch = self._execution.run(batch)
+        return self._batch_loss(batch).sum()
+
+    def on_execution_start(self) -> None:
+        """Do what must be done before each execution of steps: nothing."""
+
+    def backpropagate(self, batch: Any, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Compute the gradients of a batch's loss; return the loss, a scalar."""
+        loss = self._batch_loss(batch)
+        loss = loss.sum() if loss.ndim else loss
+        if type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:
+            optimizer.zero_grad()
+        for group in optimizer.param_groups:  # zero_grad() takes as long as a small model's forward pass
+            for parameter in group["params"]:
+                parameter.grad = None
+        loss.backward()
+        return loss.detach()
+
+    def _training_loss(self, *batch: Any) -> Tensor:
+        """Return the loss of a training batch."""
+        return self.loss(*batch)
+
+    def _batch_loss(self, batch: Any) -> Tensor:
+        """Return the loss of a training batch and add it to the epoch's loss."""
         try:
-            loss = self.loss(*batch)
+            loss = self._training_loss(*batch)
         except (RuntimeError, ValueError) as error:
             explain_error(self, batch[0], error)
             raise
         if loss.ndim != self._loss_ndim:
             raise InputError(f"loss of {type(self).__name__} must be a scalar, not {tuple(loss.shape)}")
         self.accumulate_loss(loss, batch)
-        return loss.sum()
+        return loss
 
     def accumulate_loss(self, loss: Tensor, batch: Any) -> None:
         """Add a batch's loss to the epoch's loss."""
         # Averaged at the epoch's end: a Metric's update costs as much as the whole step of a small model.
         # The weights are not of the type of y: sums of half-precision numbers would be rounded.
-        weight = batch[2] if len(batch) > 2 else torch.ones_like(batch[1], dtype=torch.float32)
-        self._losses.append((loss.detach(), weight))
+        self._losses.append((loss.detach(), batch[2] if len(batch) > 2 else len(batch[1])))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the metrics of its stages."""
@@ -226,6 +265,7 @@ class SupervisedModule(LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Keep the size of the parameters, by which ``on_train_end`` sees whether the fit diverged."""
+        self._execution = Execution(self.trainer, self)
         if self._first_size is None:
             self._first_size = parameter_size(self, self.num_members)
 
@@ -239,8 +279,7 @@ class SupervisedModule(LightningModule, ABC):
         losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
         if self._first_loss is None:
             self._first_loss = losses[0]
-        counts = torch.stack([num_examples(weight) for _, weight in self._losses])
-        weight = torch.stack([weight.sum(dim=-1) for _, weight in self._losses])
+        counts, weight = _counts([weight for _, weight in self._losses], losses.device)
         loss = (losses * counts).sum(dim=0) / weight.sum(dim=0)
         finite = loss.isfinite()
         if not finite.all():
@@ -271,6 +310,7 @@ class SupervisedModule(LightningModule, ABC):
         for name, mean in self._metrics.items():
             if mean.update_called:  # an earlier evaluation may have had other stages
                 stage, metric = name.split("/")
+                self.examples[stage] = mean.weight.clone()
                 means[stage][metric] = mean.compute().view_as(mean.total)  # compute() squeezes
                 mean.reset()
         self.evaluated = {
@@ -285,3 +325,13 @@ class SupervisedModule(LightningModule, ABC):
     def log_metrics(self, metrics: dict[str, Tensor]) -> None:
         """Log an epoch's metrics."""
         self.log_dict({self.log_prefix + metric: value for metric, value in metrics.items()})
+
+
+def _counts(weights: Sequence[Tensor | int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the number of examples of each batch and the sum of their weights, given weights or numbers."""
+    if all(isinstance(weight, int) for weight in weights):
+        counts = torch.tensor(weights, device=device)
+        return counts, counts.to(torch.float32)
+    tensors = [torch.ones(weight, device=device) if isinstance(weight, int) else weight for weight in weights]
+    counts = torch.stack([num_examples(weight) for weight in tensors])
+    return counts, torch.stack([weight.sum(dim=-1) for weight in tensors])

@@ -214,6 +214,8 @@ def test_metrics_of_members_are_means_over_each_epochs_examples(
         for X, y, weight in data.train_dataloader():
             for k, (model, optimizer) in enumerate(zip(alone, optimizers, strict=True)):
                 kept = weight[k] > 0
+                if not kept.any():  # the member has had all its rows in this epoch
+                    continue
                 losses = (model.net(X[k][kept]).squeeze(1) - y[k][kept].log()).square() / 2
                 weighted = weight[k][kept] * losses
                 optimizer.zero_grad()
