@@ -30,7 +30,9 @@ from d2l_lightning.data.synthetic_shift import SyntheticCovariateShift as Synthe
 from d2l_lightning.ensemble.alike import require_alike as require_alike
 from d2l_lightning.ensemble.data import StackedData as StackedData
 from d2l_lightning.ensemble.folds import k_fold as k_fold
+from d2l_lightning.ensemble.graph import traced as traced
 from d2l_lightning.ensemble.grid import cross_validation as cross_validation
+from d2l_lightning.ensemble.optimizers import stacked_configuration as stacked_configuration
 from d2l_lightning.ensemble.stacked import StackedModule as StackedModule
 from d2l_lightning.errors import DivergenceError as DivergenceError
 from d2l_lightning.errors import InputError as InputError
@@ -55,6 +57,10 @@ from d2l_lightning.models.weight_decay import WeightDecay as WeightDecay
 from d2l_lightning.models.weight_decay import WeightDecayScratch as WeightDecayScratch
 from d2l_lightning.optim.sgd import SGD as SGD
 from d2l_lightning.optim.sgd import ProximalSGD as ProximalSGD
+from d2l_lightning.optim.stacked import StackedAdam as StackedAdam
+from d2l_lightning.optim.stacked import StackedAdamW as StackedAdamW
+from d2l_lightning.optim.stacked import StackedOptimizer as StackedOptimizer
+from d2l_lightning.optim.stacked import StackedSGD as StackedSGD
 from d2l_lightning.shift.covariate import Detection as Detection
 from d2l_lightning.shift.covariate import EstimatedShift as EstimatedShift
 from d2l_lightning.shift.covariate import detect as detect

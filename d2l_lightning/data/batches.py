@@ -1,6 +1,7 @@
 """Data in memory: the rows of each batch, as a function of seed and epoch, and the loaders of batches."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -72,9 +73,12 @@ class ShuffledBatches(Sampler[Tensor]):
 class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
     """Yields for each step the rows of each member's batch and their weights, both of shape ``(K, B)``.
 
-    Every member has all its rows once an epoch, in an order of its own; if the first member has all n rows,
-    in that of ``ShuffledBatches``. All members take as many steps as the member with the most rows. A batch
-    with fewer than B rows is filled with rows of weight 0. Epochs go on as in ``ShuffledBatches``.
+    Every member has all its rows once an epoch, in an order of its own. A member takes as many steps as its
+    rows fill batches; after them the member is idle, and its batches have only rows of weight 0. So have the
+    places of a member's last batch that no row fills. Epochs go on as in ``ShuffledBatches``.
+
+    Members with equally many steps draw their orders together: an order does not depend on members with more
+    or fewer steps. The first of them has the order of ``ShuffledBatches`` if none of them has more rows.
 
     Args:
         member_rows: The rows of each member: K index tensors.
@@ -82,8 +86,12 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         seed: Seed of the orders.
         same_order: Whether members with the same rows take them in the same order.
 
+    Attributes:
+        steps: The number of steps of each member in an epoch. A member whose number is n takes part in the
+            first n steps of an epoch, whatever the weights of its rows.
+
     Raises:
-        InputError: If the batch size is not positive or a member has fewer rows than there are steps.
+        InputError: If the batch size is not positive or a member has no rows.
     """
 
     def __init__(
@@ -93,39 +101,40 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         self.seed, self.epoch, self.same_order = seed, 0, same_order
         for k, rows in enumerate(member_rows, start=1):
             require_indices(**{f"rows of member {k}": rows})
+            if not len(rows):
+                raise InputError(f"member {k} has no rows to train on")
         sizes = torch.tensor([len(rows) for rows in member_rows])
-        self.num_steps = -(-int(sizes.max()) // batch_size)
-        if sizes.min() < self.num_steps:
-            few, steps = f"a member with {sizes.min()} rows", f"{self.num_steps} steps"
-            raise InputError(f"{few} cannot take part in {steps}; a larger batch_size makes them fewer")
+        self.steps = [-(-len(rows) // batch_size) for rows in member_rows]
         self.rows = torch.nn.utils.rnn.pad_sequence(list(member_rows), batch_first=True)
         self.padding = torch.arange(self.rows.shape[1]) >= sizes[:, None]
-        # places[k, s, b]: the index of the shuffled row of member k at position b of step s; -1 for none.
+        # The members with equally many steps, and the greatest number of rows among them.
+        alike = [[k for k, n in enumerate(self.steps) if n == steps] for steps in sorted(set(self.steps))]
+        self.groups = [(torch.tensor(members), int(sizes[members].max())) for members in alike]
+        # places[k, s * B + b]: the index of the shuffled row of member k at position b of step s.
         batch_size = min(batch_size, int(sizes.max()))
-        self.places = torch.full((len(sizes), self.num_steps, batch_size), -1)
-        for member, size in zip(self.places, sizes.tolist(), strict=True):
-            batches: Sequence[Tensor] = torch.arange(size).split(batch_size)
-            if len(batches) < self.num_steps:  # one batch is missing: spread the rows evenly
-                batches = torch.arange(size).tensor_split(self.num_steps)
-            for places, batch in zip(member, batches, strict=True):
-                places[: len(batch)] = batch
-        self.weight = (self.places >= 0).float().transpose(0, 1).contiguous()
-        self.places = self.places.clamp(min=0).flatten(1)
+        self.places = torch.arange(len(self) * batch_size).repeat(len(sizes), 1)
+        filled = self.places < sizes[:, None]
+        self.places[~filled] = 0
+        self.weight = filled.float().view(len(sizes), len(self), batch_size).transpose(0, 1).contiguous()
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next orders."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.num_steps
+        return max(self.steps)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # Sorting random keys permutes the rows of all members in one operation; padding sorts last.
-        shape = (1 if self.same_order else len(self.rows), self.rows.shape[1])
-        keys = torch.rand(shape, generator=epoch_generator(self.seed, self.epoch))
+        orders, epoch = self.rows.clone(), self.epoch
         self.epoch += 1
-        orders = self.rows.gather(1, keys.masked_fill(self.padding, 2.0).argsort(dim=1))
-        batches = orders.gather(1, self.places).view(len(orders), self.num_steps, -1).transpose(0, 1)
+        for members, size in self.groups:
+            # Sorting random keys permutes the rows of all members in one operation; padding sorts last.
+            keys = torch.rand(
+                1 if self.same_order else len(members), size, generator=epoch_generator(self.seed, epoch)
+            )
+            order = keys.masked_fill(self.padding[members, :size], 2.0).argsort(dim=1)
+            orders[members, :size] = self.rows[members, :size].gather(1, order)
+        batches = orders.gather(1, self.places).view(len(orders), len(self), -1).transpose(0, 1)
         yield from zip(batches.contiguous().unbind(), self.weight.unbind(), strict=True)
 
 
@@ -137,9 +146,15 @@ class RowLoader:
     Args:
         batches: The rows of each batch: index tensors, or a sampler that depends on the epoch.
         gather: Returns the batch with these rows.
+
+    Attributes:
+        reuse: Whether each batch is written over the one before. This saves time where a batch has megabytes,
+            but a batch is only valid until the next. The function ``gather`` gets ``reuse=True`` then.
     """
 
-    def __init__(self, batches: Any, gather: Callable[[Any], tuple[Tensor, ...]]) -> None:
+    reuse = False
+
+    def __init__(self, batches: Any, gather: Callable[..., tuple[Tensor, ...]]) -> None:
         self.batches, self.gather = batches, gather
         if hasattr(batches, "set_epoch"):
             self.sampler = batches
@@ -148,15 +163,26 @@ class RowLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self.gather, self.batches)
+        return map(partial(self.gather, reuse=True) if self.reuse else self.gather, self.batches)
 
 
-def gather_from(*tensors: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Return a function that gathers rows of the tensors, on their device."""
+def gather_from(*tensors: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+    """Return a function that gathers rows of the tensors, on their device.
 
-    def gather(rows: Tensor) -> tuple[Tensor, ...]:
+    With ``reuse=True``, the function returns the same memory at each call.
+    """
+    buffers: list[Tensor] = []
+
+    def gather(rows: Tensor, reuse: bool = False) -> tuple[Tensor, ...]:
         rows = rows.to(tensors[0].device)
-        return tuple(tensor.index_select(0, rows) for tensor in tensors)  # several times faster than indexing
+        if not reuse:  # several times faster than indexing
+            return tuple(tensor.index_select(0, rows) for tensor in tensors)
+        if not buffers or len(buffers[0]) < len(rows):
+            buffers[:] = [tensor.new_empty(len(rows), *tensor.shape[1:]) for tensor in tensors]
+        return tuple(
+            torch.index_select(tensor, 0, rows, out=buffer[: len(rows)])
+            for tensor, buffer in zip(tensors, buffers, strict=True)
+        )
 
     return gather
 

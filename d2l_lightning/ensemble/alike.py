@@ -28,8 +28,8 @@ class _Bare(SupervisedModule):
 
 
 # The attributes that are no structure: the state of a fit, and what is compared separately.
-_STATE = vars(_Bare()).keys() - vars(nn.Module()).keys()
-_STATE |= {"_parameters", "_buffers", "_modules", "_hparams", "_hparams_initial", "log_prefix"}
+STATE = vars(_Bare()).keys() - vars(nn.Module()).keys()
+STATE |= {"_parameters", "_buffers", "_modules", "_hparams", "_hparams_initial", "log_prefix"}
 
 
 def require_alike(members: Sequence[SupervisedModule], names: Sequence[str]) -> None:
@@ -69,7 +69,7 @@ def _structure(member: nn.Module) -> Iterator[tuple[str, Any]]:
     for path, module in member.named_modules(remove_duplicate=False):
         yield path or "the class", (_kind(module), places.setdefault(id(module), path))
         for key, value in vars(module).items():
-            if key not in _STATE:
+            if key not in STATE:
                 # The keys of hooks are numbers that differ between modules.
                 yield _join(path, key), list(value.values()) if key.endswith("hooks") else value
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):

@@ -7,16 +7,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from d2l_lightning.data.batches import InMemoryData, RowLoader, StackedBatches, loader_of, require_indices
+from d2l_lightning.data.batches import (
+    InMemoryData,
+    RowLoader,
+    StackedBatches,
+    gather_from,
+    loader_of,
+    require_indices,
+)
 from d2l_lightning.errors import InputError, require_finite
 
 
 class StackedData(InMemoryData):
     """The data of K members that train side by side, each on rows of its own.
 
-    A training batch has X ``(K, B, ...)``, y ``(K, B)`` and weight ``(K, B)``. The only validation batch has
-    X and y of all n rows, and for each stage (``train``, ``val``) weights of shape ``(K, n)``, which are 0
-    for rows of other stages.
+    A training batch has X ``(K, B, ...)``, y ``(K, B)`` and weight ``(K, B)``. Each member takes as many
+    steps in an epoch as its rows fill batches; in the other steps its weights are 0. The only validation
+    batch has X and y of all n rows, and for each stage (``train``, ``val``) weights of shape ``(K, n)``,
+    which are 0 for rows of other stages.
 
     Args:
         X: Features that all members share, shape ``(n, ...)``, or features of each, shape ``(K, n, ...)``.
@@ -26,6 +34,9 @@ class StackedData(InMemoryData):
         seed: Seed of the order of the rows, which also depends on the epoch.
         same_order: Whether members with the same rows take them in the same order.
         weights: By stage, the weight of each row for each member, shape ``(K, n)``; 1 if not given.
+
+    Attributes:
+        batches: The rows of the training batches. ``batches.steps`` has each member's number of steps.
     """
 
     def __init__(
@@ -65,21 +76,23 @@ class StackedData(InMemoryData):
             require_finite(**{f"weights of stage {stage}": weight})
             if weight.min() < 0:
                 raise InputError(f"weights of stage {stage} must not be negative; one is {weight.min()}")
+        self.batch_size = batch_size
         self.batches = StackedBatches(rows["train"], batch_size, seed, same_order)
 
     def train_dataloader(self) -> RowLoader:
         """Return the loader of stacked training batches, gathered from one pool of rows."""
-        X, y, offset = self.X, self.y, torch.tensor(0)
+        X, y, offset = self.X, self.y, None
         if y.ndim > 1:  # a pool of K * n rows, because each member has features of its own
             offset = torch.arange(len(y))[:, None] * y.shape[1]
             X, y = X.flatten(0, 1), y.flatten()
-        X, y = self.on_device(X, y)
+        pool = gather_from(*self.on_device(X, y))
         weights = self.weights["train"].to(X.dtype) if "train" in self.weights else None
 
-        def gather(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        def gather(batch: tuple[Tensor, Tensor], reuse: bool = False) -> tuple[Tensor, Tensor, Tensor]:
             rows, weight = batch
-            indices = rows + offset
-            return X[indices], y[indices], weight if weights is None else weight * weights.gather(1, rows)
+            indices = rows if offset is None else rows + offset
+            X, y = (values.view(*rows.shape, *values.shape[1:]) for values in pool(indices.view(-1), reuse))
+            return X, y, weight if weights is None else weight * weights.gather(1, rows)
 
         return RowLoader(self.batches, gather)
 

@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
 
+from d2l_lightning.data.batches import StackedBatches
 from d2l_lightning.ensemble.alike import require_alike
+from d2l_lightning.ensemble.graph import LossGraph
+from d2l_lightning.ensemble.optimizers import stacked_configuration
+from d2l_lightning.ensemble.vectorized import Vectorized
 from d2l_lightning.errors import InputError
 from d2l_lightning.models.base import SupervisedModule
-
-# Optimizers whose step for an element depends on other elements of the parameter.
-_MIXING = (torch.optim.LBFGS, torch.optim.Adafactor, torch.optim.Muon)
+from d2l_lightning.optim.sgd import SGD
+from d2l_lightning.optim.stacked import StackedOptimizer
 
 
 class StackedModule(SupervisedModule):
@@ -33,6 +36,7 @@ class StackedModule(SupervisedModule):
         members: Modules of one class with the same hyperparameters, except the class's ``buffer_hparams``.
             They may differ in weights and buffers.
         names: Their names; ``member_1`` and so on if not given.
+        averaged: The names of the members whose mean is logged; all if not given.
 
     Raises:
         InputError: If there are no members, they differ in more than weights and buffers, a parameter is
@@ -41,8 +45,14 @@ class StackedModule(SupervisedModule):
     """
 
     _loss_ndim = 1
+    replay_from = 50  # minibatches; tracing takes about as long as it saves in 200
 
-    def __init__(self, members: Sequence[SupervisedModule], names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        members: Sequence[SupervisedModule],
+        names: Sequence[str] | None = None,
+        averaged: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
         if not members:
             raise InputError("there is no member to train")
@@ -51,14 +61,15 @@ class StackedModule(SupervisedModule):
         self.names = list(names) if names else [f"member_{k + 1}" for k in range(len(members))]
         if len(set(self.names)) < len(self.names):
             raise InputError(f"names must differ, because metrics are logged by name: {self.names}")
+        if averaged is not None and not set(averaged) <= set(self.names):
+            raise InputError(f"averaged must be names of members, {self.names}, not {list(averaged)}")
+        self._averaged = [averaged is None or name in averaged for name in self.names]
         self.num_members = len(self.names)
         require_alike(members, self.names)
         self.member_hparams = [dict(member.hparams) for member in members]
         # A member whose parameters have the leading dimension, so that its optimizer is that of all members.
         self.stacked = copy.deepcopy(members[0])
         self.stacked._metrics, self.stacked.evaluated, self.stacked._losses = {}, {}, []
-        # For each of its parameters and buffers, the dictionary that holds it and its key.
-        self._slots: list[tuple[dict[str, Any], str]] = []
         shared: dict[Tensor, Tensor] = {}  # a tensor that several modules share stays one
         for path, owner in self.stacked.named_modules():
             owners = [member.get_submodule(path) for member in members]
@@ -73,38 +84,11 @@ class StackedModule(SupervisedModule):
                             nn.Parameter(values, tensor.requires_grad) if is_parameter else values
                         )
                     tensors[name] = shared[tensor]
-                    self._slots.append((tensors, name))
-        self._rows_are_separate = False  # whether it is known, or the first epoch has passed
+        self._rows_are_separate = False  # whether it is known
         self._norms = [module for module in self.stacked.modules() if isinstance(module, _NormBase)]
-
-    def _each(self, method: str, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        """Call a method of every member; arguments whose ``in_dims`` is 0 have the leading dimension."""
-        stacked = [owner[name] for owner, name in self._slots]
-
-        def of_member(*state_and_args: Any) -> Any:
-            return self._member(method, state_and_args[: len(stacked)], *state_and_args[len(stacked) :])
-
-        # torch.func.functional_call does the same, but takes twice as long for a small model.
-        try:
-            in_dims = (0,) * len(stacked) + in_dims
-            return torch.vmap(of_member, in_dims, randomness="different")(*stacked, *args)
-        finally:
-            self._put(stacked)
-
-    def _put(self, state: Sequence[Tensor]) -> None:
-        for (owner, name), value in zip(self._slots, state, strict=True):
-            owner[name] = value
-
-    def _member(self, method: str, state: Sequence[Tensor], *args: Any) -> Any:
-        """Call a method of the member whose parameters and buffers are given."""
-        self._put(state)
-        result = getattr(self.stacked, method)(*args)
-        for (owner, name), value in zip(self._slots, state, strict=True):
-            if owner[name] is not value:  # it would be lost
-                raise InputError(
-                    f"{name} is replaced in {method}; change it in place, such as by {name}.copy_()"
-                )
-        return result
+        self._members = Vectorized(self.stacked)
+        self._graph = LossGraph(self._members)
+        self._steps: list[int] | None = None  # of each member in an epoch, if they differ
 
     def _one_by_one(self, weight: Tensor) -> bool:
         """Return whether a layer of PyTorch's computes statistics over the rows, and some are padding."""
@@ -115,15 +99,18 @@ class StackedModule(SupervisedModule):
 
     def _losses_without_padding(self, X: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """Return the loss of each member, shape ``(K,)``, over its rows that have a weight."""
-        stacked = [owner[name] for owner, name in self._slots]
-        losses = []
+        stacked = self._members.state
+        losses: list[Tensor] = []
         try:
             for k, kept in enumerate(weight != 0):
+                if not kept.any():  # the member is idle
+                    losses.append(torch.zeros_like(losses[0] if losses else weight[k, 0]))
+                    continue
                 own = (X[k][kept], y[k][kept], weight[k][kept])
                 # The slices are views, so that members update the stacked statistics.
-                losses.append(self._member("loss", [value[k] for value in stacked], *own))
+                losses.append(self._members.call("loss", [value[k] for value in stacked], *own))
         finally:
-            self._put(stacked)
+            self._members.put(stacked)
         return torch.stack(losses)
 
     @torch.no_grad()
@@ -137,7 +124,7 @@ class StackedModule(SupervisedModule):
         losses = []
         for features in (X, torch.where(padding, others, X)):
             with torch.random.fork_rng():  # the same random numbers twice, and none of those of the fit
-                losses.append(self._each("loss", (0, 0, 0), features, y, weight))
+                losses.append(self._members.each("loss", (0, 0, 0), features, y, weight))
             for buffer, value in zip(self.stacked.buffers(), buffers, strict=True):
                 buffer.copy_(value)
         if not torch.allclose(losses[0], losses[1], rtol=1e-4, atol=1e-6, equal_nan=True):
@@ -147,31 +134,120 @@ class StackedModule(SupervisedModule):
             )
         self._rows_are_separate = True
 
+    def on_fit_start(self) -> None:
+        """Begin a fit, in which losses and gradients are traced anew."""
+        super().on_fit_start()
+        self._graph.reset(enabled=self._graph.enabled or self.trainer.ckpt_path is None)
+
+    def fit_state(self) -> dict[str, Tensor]:
+        """Return what the module keeps between the epochs of a fit, beside its ``state_dict``."""
+        return {**super().fit_state(), "replays": torch.tensor(self._graph.enabled)}
+
+    def load_fit_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``fit_state`` returned, before the fit goes on from a checkpoint."""
+        super().load_fit_state(state)
+        self._graph.enabled = bool(state.get("replays", True))
+
+    def on_train_epoch_start(self) -> None:
+        """Discard the losses of an interrupted epoch; see which members take part in which steps."""
+        super().on_train_epoch_start()
+        batches = getattr(self.trainer.train_dataloader, "batches", None)
+        self._steps = None
+        if isinstance(batches, StackedBatches) and len({*batches.steps}) > 1:
+            self._steps = batches.steps
+
+    def on_execution_start(self) -> None:
+        """Check that the graph of losses and gradients still holds."""
+        self._graph.check()
+
+    def _active_members(self) -> list[bool] | None:
+        """Return which members take part in this step, and leave the others out of it; None if all do.
+
+        Raises:
+            InputError: If the optimizer cannot leave out members.
+        """
+        if self._steps is None:
+            return None
+        batch_idx = self.trainer.fit_loop.batch_idx
+        active = [batch_idx < steps for steps in self._steps]
+        # With accumulated gradients, a member takes a step if it had rows in one of the batches.
+        first = batch_idx - batch_idx % self.trainer.accumulate_grad_batches
+        steps_now = [first < steps for steps in self._steps]
+        if not all(active) and any(each.interval == "step" for each in self.trainer.lr_scheduler_configs):
+            raise InputError(
+                "some members take fewer steps than others, and a scheduler that goes on at every step is "
+                "for all of them; choose a batch_size with which all take as many, or another scheduler"
+            )
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        if isinstance(optimizer, StackedOptimizer):
+            optimizer.active = steps_now
+        elif type(optimizer) is not SGD and not all(steps_now):
+            raise InputError(
+                f"some members take fewer steps than others, and {type(optimizer).__name__} cannot leave "
+                "them out; take Adam, AdamW or SGD, or a batch_size with which all take as many"
+            )
+        return None if all(active) else active
+
+    def _training_loss(self, *batch: Any) -> Tensor:
+        active = self._active_members()
+        replayed = self._replay(*batch)
+        if replayed is None:
+            losses = self.loss(*batch)
+            return losses if active is None else losses.where(torch.tensor(active, device=losses.device), 0)
+        losses, *gradients = replayed
+        _clear_idle(gradients, active)
+        return self._graph.as_loss(losses, gradients)
+
+    def backpropagate(self, batch: Any, optimizer: Optimizer) -> Tensor:
+        """Compute the gradients of a batch's loss; return the loss, a scalar."""
+        replayed = self._replay(*batch)
+        if replayed is None:
+            return super().backpropagate(batch, optimizer)
+        losses, *gradients = replayed
+        _clear_idle(gradients, self._active_members())
+        for parameter, gradient in zip(self._graph.trained, gradients, strict=True):
+            parameter.grad = gradient
+        self.accumulate_loss(losses, batch)
+        return losses.sum()
+
+    def _replay(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[Any, ...] | None:
+        """Return the members' losses and the gradients by a graph; None if there is none for this batch."""
+        if weight is not None and self._norms and self._one_by_one(weight):
+            return None
+        # The step alone decides, so that a resumed fit has the same bits.
+        if self.trainer.fit_loop.epoch_loop.total_batch_idx < self.replay_from:
+            return None
+        self._check_rows(X, y, weight)
+        return self._graph(X, y) if weight is None else self._graph(X, y, weight)
+
+    def _check_rows(self, X: Tensor, y: Tensor, weight: Tensor | None) -> None:
+        if weight is not None and self.training and not self._rows_are_separate and not weight.all():
+            self._require_separate_rows(X, y, weight)
+
     def forward(self, X: Tensor) -> Tensor:
         """Return the predictions of every member, shape ``(K, B)``, for features of shape ``(B, ...)``."""
-        return self._each("forward", (None,), X)
+        return self._members.each("forward", (None,), X)
 
     def loss(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the loss of each member, shape ``(K,)``."""
         if weight is not None and self._norms and self._one_by_one(weight):
             return self._losses_without_padding(X, y, weight)
-        if weight is not None and self.training and not self._rows_are_separate and not weight.all():
-            self._require_separate_rows(X, y, weight)
-        return self._each("loss", (0, 0, None if weight is None else 0), X, y, weight)
+        self._check_rows(X, y, weight)
+        return self._members.each("loss", (0, 0, None if weight is None else 0), X, y, weight)
 
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return the losses of the members' examples, ``(K, B)``; members share a y of shape ``(B,)``."""
         dim = 0 if y.ndim > 1 else None
-        return self._each("example_losses", (dim, dim), X, y)
+        return self._members.each("example_losses", (dim, dim), X, y)
 
     def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Return the metrics of the members' examples, ``(K, B)``; members share a y of shape ``(B,)``."""
         dim = 0 if y.ndim > 1 else None
-        return self._each("example_metrics", (dim, dim), X, y)
+        return self._members.each("example_metrics", (dim, dim), X, y)
 
     def _values(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
         dim = 0 if y.ndim > 1 else None
-        return self._each("_values", (dim, dim), X, y)
+        return self._members.each("_values", (dim, dim), X, y)
 
     def epoch_metrics(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the metrics of each member, shape ``(K,)``."""
@@ -186,8 +262,13 @@ class StackedModule(SupervisedModule):
         row: dict[str, float] = {"epoch": self.current_epoch}
         for metric, values in metrics.items():
             name = self.log_prefix + metric
-            row[name] = values.mean().item()
-            row.update({f"{name}/{member}": v for member, v in zip(self.names, values.tolist(), strict=True)})
+            has_examples = torch.ones_like(values, dtype=torch.bool)
+            if metric != "train/loss":
+                has_examples = (self.examples[metric.partition("/")[0]] > 0).expand_as(values)
+            averaged = torch.tensor(self._averaged, device=values.device) & has_examples
+            row[name] = values[averaged].mean().item()
+            members = zip(self.names, values.tolist(), has_examples.tolist(), strict=True)
+            row.update({f"{name}/{member}": value for member, value, has in members if has})
             # `log` takes 0.3 ms per name and epoch, so it gets only the metrics that a callback may monitor.
             if not metric.startswith("train/"):
                 self.log(name, row[name], logger=False)
@@ -196,15 +277,18 @@ class StackedModule(SupervisedModule):
                 logger.log_metrics(row, step=self.global_step)
 
     def configure_optimizers(self) -> Any:
-        """Return the members' optimizer for the stacked parameters."""
-        configured = self.stacked.configure_optimizers()
-        for optimizer in _optimizers(configured):
-            if isinstance(optimizer, _MIXING):
-                raise InputError(
-                    f"{type(optimizer).__name__} mixes the elements of a parameter, so members would not "
-                    "train as they do alone"
-                )
-        return configured
+        """Return the members' optimizers for the stacked parameters, as one."""
+        own = dict(self.stacked.hparams)
+        if all(hparams == own for hparams in self.member_hparams):
+            return stacked_configuration([self.stacked.configure_optimizers()] * self.num_members)
+        configured = []
+        try:
+            for hparams in self.member_hparams:
+                self.stacked.hparams.update(hparams)
+                configured.append(self.stacked.configure_optimizers())
+        finally:
+            self.stacked.hparams.update(own)
+        return stacked_configuration(configured)
 
     def configure_gradient_clipping(
         self,
@@ -229,7 +313,7 @@ class StackedModule(SupervisedModule):
         members = []
         for k, hparams in enumerate(self.member_hparams):
             memo: dict[int, Any] = {}  # what the copy has in place of each stacked tensor
-            for owner, name in self._slots:
+            for owner, name in self._members.slots:
                 stacked = owner[name]
                 own = stacked.detach()[k].clone()
                 is_parameter = isinstance(stacked, nn.Parameter)
@@ -241,12 +325,10 @@ class StackedModule(SupervisedModule):
         return members
 
 
-def _optimizers(configured: Any) -> list[Optimizer]:
-    """Return the optimizers in any of the forms that ``configure_optimizers`` may return."""
-    if isinstance(configured, Optimizer):
-        return [configured]
-    if isinstance(configured, Mapping):
-        configured = list(configured.values())
-    if isinstance(configured, (list, tuple)):
-        return [optimizer for part in configured for optimizer in _optimizers(part)]
-    return []
+def _clear_idle(gradients: Sequence[Tensor | None], active: Sequence[bool] | None) -> None:
+    """Set the gradients of members that take no part in a step to 0, such as those of a penalty."""
+    if active is not None:
+        idle = [k for k, on in enumerate(active) if not on]
+        for gradient in gradients:
+            if gradient is not None:
+                gradient[idle] = 0

@@ -76,6 +76,8 @@ class LinearRegression(SupervisedModule):
         optimizer: Minibatch SGD, or AdamW, whose steps do not depend on the scale of the features.
     """
 
+    buffer_hparams = frozenset({"lr"})
+
     def __init__(
         self,
         num_inputs: int,

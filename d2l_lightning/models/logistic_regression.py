@@ -19,6 +19,8 @@ class LogisticRegression(SupervisedModule):
         weight_decay: Adam's L2 penalty on the weights; the bias has none.
     """
 
+    buffer_hparams = frozenset({"lr", "weight_decay"})
+
     def __init__(self, num_inputs: int, lr: float = 0.01, weight_decay: float = 0.0) -> None:
         super().__init__()
         require_positive(num_inputs=num_inputs, lr=lr)

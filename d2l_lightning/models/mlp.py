@@ -84,6 +84,8 @@ class MLP(Classifier):
         InputError: If there are not as many dropouts as hidden layers; in a fit, if ``one_cycle`` has no end.
     """
 
+    buffer_hparams = frozenset({"lr", "weight_decay"})
+
     def __init__(
         self,
         num_inputs: int = 784,

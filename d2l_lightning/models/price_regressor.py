@@ -31,6 +31,8 @@ class PriceRegressor(SupervisedModule):
         weight_decay: Adam's L2 penalty.
     """
 
+    buffer_hparams = frozenset({"lr", "weight_decay"})
+
     def __init__(
         self,
         num_features: int,

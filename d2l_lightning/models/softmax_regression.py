@@ -46,6 +46,8 @@ class SoftmaxRegression(Classifier):
         optimizer: Minibatch SGD, or AdamW, whose steps do not depend on the scale of the features.
     """
 
+    buffer_hparams = frozenset({"lr"})
+
     def __init__(
         self,
         num_inputs: int = 784,

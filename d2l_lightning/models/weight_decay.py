@@ -22,7 +22,7 @@ class WeightDecayScratch(LinearRegressionScratch):
 
     Args:
         num_inputs: Number of features, d.
-        lambd: The regularization constant, lambda. Members of a ``StackedModule`` may differ in it.
+        lambd: The regularization constant, lambda.
         lr: The learning rate of minibatch SGD.
         sigma: Standard deviation of the initial weights.
         penalty: ``l2``, half the squared norm (eq. 3.7.2), or ``l1``, the sum of absolute values (exercise
@@ -58,6 +58,8 @@ class WeightDecay(LinearRegression):
 
     The regularization constant, lambda, is ``wd``; the other arguments are those of ``LinearRegression``.
     """
+
+    buffer_hparams = frozenset({"lr", "wd"})
 
     def __init__(
         self, num_inputs: int, wd: float, lr: float = 0.01, loss: Loss = "squared", sigma: float | None = 0.01

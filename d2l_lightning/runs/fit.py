@@ -65,14 +65,24 @@ class Fit:
 
     def _finite_metrics(self, error: type[InputError]) -> dict[str, Tensor]:
         for metric, values in self.model.evaluated.items():
-            if not values.isfinite().all():
+            given = self.model.examples[metric.partition("/")[0]] > 0
+            # One of several members may have no examples of a stage.
+            if not (values.isfinite() | ~given & given.any()).all():
                 raise error(f"{metric} of the {self.title} is not finite in the end; a lower lr may help")
         return self.model.evaluated
 
-    def predict(self) -> Tensor:
-        """Return the model's predictions for the rows to predict, of all batches in a row."""
+    def predict(
+        self, model: SupervisedModule | None = None, data: LightningDataModule | None = None
+    ) -> Tensor:
+        """Return the predictions for the rows to predict, of all batches in a row.
+
+        Args:
+            model: A member of the model that was trained; the model itself if not given.
+            data: Data with rows to predict; those of the fit if not given.
+        """
         with self.stopping():
-            return torch.cat(cast(list[Tensor], self.trainer.predict(self.model, self.data)))
+            batches = self.trainer.predict(model or self.model, data or self.data)
+            return torch.cat(cast(list[Tensor], batches))
 
     def stopping(self) -> AbstractContextManager[None]:
         """Return a context that turns a signal into a ``StoppedError`` that says how far the fit was."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from d2l_lightning.data.batches import StackedBatches
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.folds import k_fold
 from d2l_lightning.ensemble.stacked import StackedModule
@@ -64,7 +63,7 @@ class WeightedCrossValidation:
         X: Features of the source, shape ``(n, d)``.
         y: Labels of the source, shape ``(n,)``.
         k: Number of folds.
-        steps: The least number of training steps; training stops after an epoch.
+        steps: The least number of training steps of each model; training stops after an epoch.
         batch_size: Rows in a training batch.
         seed: Seed of folds and batches.
 
@@ -85,15 +84,14 @@ class WeightedCrossValidation:
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        require_positive(steps=steps)
+        require_positive(steps=steps, batch_size=batch_size)
         self.model, self.X, self.y, self.k = model, X, y, k
         self.batch_size, self.seed = batch_size, seed
         train, self.held_out = k_fold(len(y), k, seed)
         everything = torch.arange(len(y))
         # The models of all rows have no held-out rows; their metrics are those of their training rows.
         self.rows = {"train": [*train, everything] * 2, "val": [*self.held_out, everything] * 2}
-        StackedBatches(self.rows["train"], batch_size, seed)  # checks the batch size
-        self.epochs = epochs_for(steps, len(y), batch_size)
+        self.epochs = epochs_for(steps, min(map(len, train)), batch_size)
 
     def fit(self, fit: FitFunction, weights: Tensor) -> Correction:
         """Train the models by ``Run.fit``, or a function with its arguments.

@@ -101,24 +101,22 @@ def test_stacked_batches_have_every_row_of_every_member_once(data: st.DataObject
     seed, epoch = data.draw(SEEDS, label="seed"), data.draw(EPOCHS, label="epoch")
     member_rows = [torch.tensor(rows) for rows in members]
     sizes = [len(rows) for rows in members]
-    steps = -(-max(sizes) // batch_size)
-    if min(sizes) < steps:
-        with pytest.raises(InputError, match=rf"^a member with {min(sizes)} rows .* {steps} steps;"):
-            StackedBatches(member_rows, batch_size, seed)
-        return
-
     batches = StackedBatches(member_rows, batch_size, seed)
     batches.set_epoch(epoch)
     drawn = list(batches)
-    assert len(drawn) == len(batches) == steps
+    assert len(drawn) == len(batches) == max(batches.steps)
     shape = (len(members), min(batch_size, max(sizes)))
     assert {(rows.shape, weight.shape) for rows, weight in drawn} == {(shape, shape)}
     rows, weight = (torch.stack(tensors) for tensors in zip(*drawn, strict=True))
     assert rows.dtype == torch.int64
     assert weight.dtype == torch.float32
-    assert set(weight.unique().tolist()) <= {0.0, 1.0}
-    assert weight.sum(dim=2).min() >= 1  # a batch without a row would have no mean loss
     for place, member in enumerate(members):
+        # The batches of a member alone, and then none.
+        alone = [len(batch) for batch in ShuffledBatches(len(member), batch_size, seed)]
+        assert batches.steps[place] == len(alone)
+        filled = [[1.0] * size + [0.0] * (shape[1] - size) for size in alone]
+        filled += [[0.0] * shape[1]] * (len(batches) - len(alone))
+        assert weight[:, place].tolist() == filled
         kept = weight[:, place] == 1
         assert sorted(rows[:, place][kept].tolist()) == sorted(member)
         assert set(rows[:, place][~kept].tolist()) <= set(member)  # padding has no other member's rows
@@ -162,12 +160,34 @@ def test_each_member_has_its_own_order_for_each_seed_and_epoch() -> None:
     assert [tuple(order) for order in again] == orders[-3:]
 
 
-def test_a_member_with_one_batch_less_takes_every_step() -> None:
-    """64 rows fill one batch of 64, 65 need two: the 64 are spread over two."""
-    batches = StackedBatches([torch.arange(65), torch.arange(100, 164)], 64, seed=0)
+def test_a_member_with_fewer_rows_takes_fewer_steps() -> None:
+    """64 rows fill one batch of 64, 65 need two."""
+    batches = StackedBatches([torch.arange(65), torch.arange(100, 164), torch.arange(3)], 64, seed=0)
     counts = torch.stack([weight.sum(dim=1) for _, weight in batches], dim=1)
-    assert counts.tolist() == [[64.0, 1.0], [32.0, 32.0]]
-    assert [sorted(order) for order in member_orders(batches)] == [[*range(65)], [*range(100, 164)]]
+    assert counts.tolist() == [[64.0, 1.0], [64.0, 0.0], [3.0, 0.0]]
+    assert batches.steps == [2, 1, 1]
+    assert [sorted(order) for order in member_orders(batches)] == [
+        [*range(65)],
+        [*range(100, 164)],
+        [0, 1, 2],
+    ]
+
+
+@pytest.mark.parametrize("same_order", [False, True])
+@pytest.mark.parametrize("epoch", [0, 7])
+def test_members_with_other_numbers_of_steps_change_no_order(same_order: bool, epoch: int) -> None:
+    folds, everything = k_fold(1460, 5)[0], torch.arange(1460)
+
+    def orders(members: list[Tensor]) -> list[list[int]]:
+        batches = StackedBatches(members, 64, 3, same_order)
+        batches.set_epoch(epoch)
+        return member_orders(batches)
+
+    together = orders([*folds[:2], everything, *folds[2:]])
+    assert together[:2] + together[3:] == orders(folds)
+    alone = ShuffledBatches(1460, 64, 3)
+    alone.set_epoch(epoch)
+    assert together[2] == torch.cat(list(alone)).tolist()
 
 
 @pytest.mark.parametrize(("n", "k", "batch_size"), [(1460, 5, 64), (1461, 5, 64), (161, 5, 64), (7, 7, 3)])
@@ -205,6 +225,12 @@ def test_batch_size_must_be_positive(batch_size: int) -> None:
         ShuffledBatches(10, batch_size, seed=0)
     with pytest.raises(InputError, match=message):
         StackedBatches([torch.arange(10)], batch_size, seed=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_member_without_rows_is_an_error(batch_size: int) -> None:
+    with pytest.raises(InputError, match=r"^member 2 has no rows to train on$"):
+        StackedBatches([torch.arange(3), torch.arange(0)], batch_size, seed=0)
 
 
 def test_members_with_the_same_rows_can_have_them_in_the_same_order() -> None:
@@ -307,3 +333,28 @@ def test_rows_that_are_no_indices_are_an_error(rows: Tensor) -> None:
     for make in (ShuffledBatches, lambda rows, *args: StackedBatches([torch.arange(9), rows], *args)):
         with pytest.raises(InputError, match=r"rows.* must be a vector of indices, not torch\..* of shape"):
             make(rows, 4, 0)
+
+
+def test_a_loader_can_write_each_batch_over_the_one_before() -> None:
+    X, y = torch.randn(10, 3, 2), torch.arange(10)
+    loaders = [RowLoader(ShuffledBatches(10, 4, seed=1), gather_from(X, y)) for _ in range(2)]
+    loaders[1].reuse = True
+    addresses, kept = set(), []
+    for _ in range(2):
+        for expected, batch in zip(*loaders, strict=True):
+            assert all(map(torch.equal, expected, batch))
+            addresses.add(batch[0].data_ptr())
+            kept.append(expected[0])
+    assert len(addresses) == 1
+    # Without reuse, a batch stays as it is.
+    order = ShuffledBatches(10, 4, seed=1)
+    rows = torch.cat([*order, *order])
+    assert torch.equal(torch.cat(kept), X[rows])
+
+
+def test_a_batch_may_be_larger_than_those_before() -> None:
+    X = torch.randn(10, 2)
+    batches = torch.arange(10).split([2, 5, 3])
+    loader = RowLoader(batches, gather_from(X))
+    loader.reuse = True
+    assert all(torch.equal(batch, X[rows]) for (batch,), rows in zip(loader, batches, strict=True))

@@ -301,6 +301,7 @@ class Centred(MLP):
 def test_members_that_mix_rows_are_refused_where_batches_are_padded(
     trainer: MakeTrainer, mixes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    torch.manual_seed(0)
     monkeypatch.setattr(Centred, "mixes", mixes)
     rows = {"train": [torch.arange(9), torch.arange(8)], "val": [torch.arange(9)] * 2}
     X, y = torch.randn(9, 4), torch.arange(9) % 2

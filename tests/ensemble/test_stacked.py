@@ -61,12 +61,14 @@ class FoldLoader:
         self.loader, self.fold, self.sampler = loader, fold, loader.sampler
 
     def __len__(self) -> int:
-        return len(self.loader)
+        steps: int = self.loader.batches.steps[self.fold]
+        return steps
 
     def __iter__(self) -> Any:
         for X, y, weight in self.loader:
             real = weight[self.fold] > 0
-            yield X[self.fold][real], y[self.fold][real]
+            if real.any():
+                yield X[self.fold][real], y[self.fold][real]
 
 
 @pytest.mark.parametrize("clip", [None, 0.5], ids=["unclipped", "clipped"])
@@ -267,7 +269,7 @@ def test_a_loss_that_is_not_finite_stops_the_fit_and_the_error_names_the_member(
 
 
 def test_members_that_cannot_be_stacked_are_an_error() -> None:
-    one, other = PriceRegressor(6), PriceRegressor(6, lr=0.1)
+    one, other = PriceRegressor(6), PriceRegressor(6, dropout=0.1)
     with pytest.raises(InputError, match="no member"):
         StackedModule([])
     with pytest.raises(InputError, match="same hyperparameters"):
@@ -319,7 +321,8 @@ def test_an_optimizer_that_mixes_the_members_is_an_error(kind: Any, monkeypatch:
         with pytest.raises(InputError, match=f"{kind.__name__} mixes"):
             stacked.configure_optimizers()
     else:
-        assert isinstance(stacked.configure_optimizers(), kind)
+        name = type(stacked.configure_optimizers()).__name__.removeprefix("Stacked")
+        assert name == kind.__name__
 
 
 def with_scheduler(optimizer: Optimizer) -> dict[str, Any]:

@@ -59,7 +59,6 @@ CASES = {
         (["--noise", "-0.5"], "noise must not be negative"),
         (["--lr", "0"], "lr must be positive"),
         (["--w", ".nan"], "w[0] must be a finite number"),
-        (["--num_train", "101", "--batch_size", "1"], "a member with 80 rows cannot take part in 81 steps"),
     ],
     "weight_decay": [
         (["--path_members", "0", "--path_from", "-1"], "path_from must be positive"),

@@ -145,11 +145,11 @@ def test_a_fit_of_a_lasso_can_be_resumed(trainer: Callable[..., Trainer], tmp_pa
     assert not torch.equal(weights[1], weights[0])
 
 
-def test_hyperparameters_without_a_buffer_must_be_equal() -> None:
+def test_hyperparameters_that_are_in_no_buffer_and_no_optimizer_must_be_equal() -> None:
     with pytest.raises(InputError, match="same hyperparameters"):
         StackedModule([WeightDecayScratch(2, 0.1, 0.1), WeightDecayScratch(2, 0.1, 0.2)])
     with pytest.raises(InputError, match="same hyperparameters"):
-        StackedModule([WeightDecay(2, 0.1), WeightDecay(2, 0.2)])
+        StackedModule([WeightDecay(2, 0.1), WeightDecay(2, 0.1, loss="huber")])
 
 
 def test_the_concise_model_can_be_stacked_and_unstacked() -> None:

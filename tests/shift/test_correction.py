@@ -69,7 +69,7 @@ def test_features_are_sorted_by_their_difference() -> None:
     [
         ({"k": 1}, "k must be from 2"),
         ({"steps": 0}, "steps must be positive"),
-        ({"batch_size": 1}, "a larger batch_size makes them fewer"),
+        ({"batch_size": 0}, "batch_size must be positive"),
     ],
 )
 def test_settings_out_of_range_are_errors_before_training(settings: dict[str, Any], message: str) -> None:
