@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from d2l_lightning.data.kaggle_house import KaggleHouse
@@ -15,6 +16,8 @@ from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
 from d2l_lightning.runs.trainer_flags import check_batches, refuse_precision
+
+import torch
 
 # The log RMSE that Section 4.10 prints for its linear model: of five folds, in training and validation, their
 # average, and the fit on all rows.
@@ -34,6 +37,8 @@ def main(
 ) -> None:
     """Predict house prices: K-fold cross-validation, a fit on all rows, a submission for Kaggle (4.10).
 
+    The models of the folds and the one of all rows are trained side by side, each as if it were alone.
+
     Args:
         run: The run.
         k: Number of folds.
@@ -47,39 +52,40 @@ def main(
     check_batches(run.trainer_flags, houses)  # before the first fit, which has other data
     num_features = len(houses.feature_names)
     train_rows, val_rows = k_fold(houses.num_train, k, run.seed if shuffle_folds else None)
+    # The last member is trained on all rows, beside the folds.
+    train_rows.append(torch.arange(houses.num_train))
+    val_rows.append(torch.arange(0))
     X, y = houses.stacked_features(train_rows)
-    fold_data = StackedData(X, y, {"train": train_rows, "val": val_rows}, houses.batch_size, run.seed)
+    rows = {"train": train_rows, "val": val_rows}
     names = [f"fold_{fold}" for fold in range(1, k + 1)]
-    folds = StackedModule([model(num_features) for _ in names], names)
-    cross_validation = run.fit("folds", folds, fold_data, title=f"{k}-fold cross-validation", prefix="")
-    metrics = cross_validation.validate()
-    train, val = metrics["train/log_rmse"], metrics["val/log_rmse"]
-    by_fold = zip(train.tolist(), val.tolist(), strict=True)
-
-    final = model(num_features)
-    final_fit = run.fit("final", final, houses, title="fit on all rows")
-    final_train = final_fit.validate()["train/log_rmse"].item()
-    prices = final_fit.predict()
+    stacked = StackedModule([model(num_features) for _ in train_rows], [*names, "final"], averaged=names)
+    stacked_data = StackedData(X, y, rows, houses.batch_size, run.seed)
+    fit = run.fit("folds", stacked, stacked_data, title=f"{k} folds and all rows", prefix="")
+    metrics = fit.validate()
+    *train, final_train = metrics["train/log_rmse"].tolist()
+    val = metrics["val/log_rmse"].tolist()[:k]
+    members = dict(zip(stacked.names, stacked.unstack(), strict=True))
+    prices = fit.predict(members["final"], houses)
 
     results = {
         "features": num_features,
-        "folds": [{"train_log_rmse": t, "val_log_rmse": v} for t, v in by_fold],
-        "train_log_rmse": train.mean().item(),
-        "val_log_rmse": val.mean().item(),
+        "folds": [{"train_log_rmse": t, "val_log_rmse": v} for t, v in zip(train, val, strict=True)],
+        "train_log_rmse": fmean(train),
+        "val_log_rmse": fmean(val),
         "final_train_log_rmse": final_train,
     }
     stages = {"training rows": "train/log_rmse", "validation rows": "val/log_rmse"}
-    means = {rows: ("mean of folds", *cross_validation.curve(metric)) for rows, metric in stages.items()}
+    means = {stage: ("mean of folds", *fit.curve(metric)) for stage, metric in stages.items()}
     curves: dict[str, list[Curve]] = {
-        rows: [(name.replace("_", " "), *cross_validation.curve(f"{metric}/{name}")) for name in names]
-        for rows, metric in stages.items()
+        stage: [(name.replace("_", " "), *fit.curve(f"{metric}/{name}")) for name in names]
+        for stage, metric in stages.items()
     }
-    final_curve = {"": [("all rows", *final_fit.curve("train/log_rmse"))]}
+    final_curve = {"": [("all rows", *fit.curve("train/log_rmse/final"))]}
     labels = ("House prices: fit on all training rows", final_curve, "epoch", "log RMSE, training rows")
     run.finish(
         results,
         products={"submission.csv": houses.submission(prices)},
-        checkpoints={**dict(zip(names, folds.unstack(), strict=True)), "final": final},
+        checkpoints=members,
         tables=[comparison(results)],
         notes=[f"Note: {warning}" for warning in houses.warnings()],
         figures={

@@ -247,7 +247,7 @@ def test_the_profilers_reports_are_in_the_run_folder_by_the_name_of_the_fit(
     run: Outputs, tmp_path: Path
 ) -> None:
     profiled = run("--profiler", "simple")["folder"]
-    for name in ("fit-folds", "validate-folds", "fit-final", "validate-final", "predict-final"):
+    for name in ("fit-folds", "validate-folds", "predict-folds"):
         assert "run_training_batch" in (profiled / f"profiler/{name}.txt").read_text() or "fit" not in name
     assert "profiler/" in (profiled / "manifest.json").read_text()
     for profiler in ("advanced", "pytorch"):

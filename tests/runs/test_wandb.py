@@ -141,12 +141,12 @@ def test_every_metric_of_the_csv_is_in_the_offline_file(job: Job) -> None:
         (name, row["epoch"], value)
         for row in job.history()
         for name, value in row.items()
-        if name.startswith(("train/", "val/", "final/"))
+        if name.startswith(("train/", "val/"))
     )
     assert logged == written
     stages = ["train/loss", "train/log_rmse", "val/log_rmse"]
     by_fold = {f"{stage}/fold_{fold}" for stage in stages for fold in (1, 2, 3)}
-    assert names == {*stages, *by_fold, "final/train/loss", "final/train/log_rmse"}
+    assert names == {*stages, *by_fold, "train/loss/final", "train/log_rmse/final"}
     assert len(written) == 3 * len(names)
 
 
