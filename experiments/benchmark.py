@@ -1,22 +1,32 @@
 """The speed of this project beside plain PyTorch and Lightning: interleaved calls in one process."""
 
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from d2l_lightning.benchmarks.base import Job, time_in_turn
 from d2l_lightning.benchmarks.fashion_mnist import Perceptron
 from d2l_lightning.benchmarks.kaggle_house import HouseFolds
+from d2l_lightning.benchmarks.kaggle_house_mlp import PerceptronFolds
 from d2l_lightning.benchmarks.linear_regression import LinearSteps
+from d2l_lightning.benchmarks.load import machine_load
+from d2l_lightning.benchmarks.many_folds import ManyFolds
+from d2l_lightning.benchmarks.shared_machine import SharedMachine
 from d2l_lightning.benchmarks.weight_decay import LambdaPath
+from d2l_lightning.benchmarks.whole_job import WholeJob
 from d2l_lightning.errors import require_positive
 from d2l_lightning.runs.cli import run_experiment
-from d2l_lightning.runs.report import Table, track
+from d2l_lightning.runs.report import Table, print_line, print_warning, track
 from d2l_lightning.runs.run import Run
 from d2l_lightning.runs.trainer_flags import refuse_flags
 
 JOBS: dict[str, type[Job]] = {
     "kaggle_house": HouseFolds,
+    "kaggle_house_mlp": PerceptronFolds,
+    "many_folds": ManyFolds,
+    "whole_job": WholeJob,
+    "shared_machine": SharedMachine,
     "linear_regression": LinearSteps,
     "weight_decay": LambdaPath,
     "fashion_mnist": Perceptron,
@@ -25,7 +35,16 @@ JOBS: dict[str, type[Job]] = {
 
 def main(
     run: Run,
-    job: Literal["kaggle_house", "linear_regression", "weight_decay", "fashion_mnist"],
+    job: Literal[
+        "kaggle_house",
+        "kaggle_house_mlp",
+        "many_folds",
+        "whole_job",
+        "shared_machine",
+        "linear_regression",
+        "weight_decay",
+        "fashion_mnist",
+    ],
     /,
     repeats: int = 1,
     epochs: int | None = None,
@@ -34,16 +53,22 @@ def main(
 
     Args:
         run: The run.
-        job: What to time, on the CPU, from the same weights and on the same batches. `kaggle_house`: the
-            5-fold cross-validation of Section 4.10 as one stacked fit, as the same in a run whose state is
-            saved, as a PyTorch loop over the folds, and with a plain Trainer for each fold.
+        job: What to time, on the CPU, from the same weights and on the same batches. This project always
+            trains in a run with the defaults of its experiments. `kaggle_house`: the 5-fold cross-validation
+            of Section 4.10 as one stacked fit, as the same by a Trainer alone, as a PyTorch loop over the
+            folds, and with a plain Trainer for each fold. `kaggle_house_mlp`: the perceptron of
+            configs/kaggle_house_mlp.yaml and the loop; dropout masks differ, so metrics agree only roughly.
+            `many_folds`: 50 folds and 5, which have other metrics. `whole_job`: kaggle_house.py and a script
+            in plain PyTorch that does the same, as processes. `shared_machine`: the cross-validation and
+            Section 4.3's perceptron, idle and while another process keeps each core busy, and PyTorch loops.
             `linear_regression`: a step of Section 3.5's model with and without the Trainer, the same for a
             module that does nothing, and with a progress board. `weight_decay`: a path of 32 lambdas with the
             settings of Section 4.5 as one stacked fit, and as 32 fits in turn. `fashion_mnist`: Section 4.3's
             perceptron with validation, as a PyTorch loop over tensors in memory, and in plain Lightning with
             torchvision's dataset.
         repeats: How often each implementation is timed, in turn.
-        epochs: Epochs of each fit; if not given, 100, or 1 of Fashion-MNIST.
+        epochs: Epochs of each fit; if not given, 100, or 1 of Fashion-MNIST. `shared_machine` trains the
+            perceptron for a hundredth of them, and 1 at least.
     """
     refuse_flags(run.trainer_flags, "each implementation has settings of its own")
     require_positive(repeats=repeats, epochs=1 if epochs is None else epochs)
@@ -51,10 +76,15 @@ def main(
     scripts = Path(__file__).parent
     run.start()
     run.record("metrics/")
-    for implementation in JOBS[job](run, 1, scripts).implementations.values():
-        implementation()  # imports and the like, which happen once, are not timed
+    load = machine_load()
+    print_line(str(load))
+    if load.idle is False:
+        print_warning("the machine is not idle: times on the clock are too long, and ratios uncertain")
+    if JOBS[job].warm_up:
+        for implementation in dict.fromkeys(JOBS[job](run, 1, scripts).implementations.values()):
+            implementation()  # imports and the like, which happen once, are not timed
     timed = JOBS[job](run, epochs, scripts)
-    seconds, metrics = time_in_turn(timed.implementations, track(range(repeats), "timing"))
+    seconds, metrics = time_in_turn(timed, track(range(repeats), "timing"))
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     ratios, others = timed.ratios(medians), timed.other_seconds(repeats)
     unit, scale, digits = ("s", 1.0, 2) if timed.steps is None else ("µs a step", 1e6 / timed.steps, 0)
@@ -63,7 +93,6 @@ def main(
         (
             name,
             *(f"{time * scale:.{digits}f}" for time in (medians[name], min(times), max(times))),
-            f"{medians['this project'] / medians[name]:.3f}",
             *(metrics[name].get(metric, "") for metric in shown),
         )
         for name, times in seconds.items()
@@ -72,8 +101,8 @@ def main(
     numbers = {**ratios, **others}.items()
     note = "; ".join(f"{name.replace('_', ' ')} {number:.3f}" for name, number in numbers)
     run.finish(
-        {"ratios": ratios, **others, "seconds": seconds, "figures": metrics},
-        tables=[Table(title, (unit, "median", "from", "to", "ratio", *shown), rows, note)],
+        {"ratios": ratios, **others, "seconds": seconds, "figures": metrics, "load": asdict(load)},
+        tables=[Table(title, (unit, "median", "from", "to", *shown), rows, note)],
     )
 
 

@@ -110,6 +110,15 @@ def test_python_code_runs_or_is_quoted_from_the_file_that_is_named(
             exec(re.sub(r"Trainer\(max_epochs=\d+", lean, block), scope)
 
 
+@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if "\nfrom d2l_lightning" in text])
+def test_python_code_imports_the_package_first(page: str) -> None:
+    # It sets how threads wait before torch is loaded.
+    for block in re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL):
+        packages = re.findall(r"^(?:from|import) (\w+)", block, re.MULTILINE)
+        if "d2l_lightning" in packages:
+            assert next(p for p in packages if p not in sys.stdlib_module_names) == "d2l_lightning"
+
+
 def without_code(text: str) -> str:
     return re.sub(r"```.*?```|`[^`\n]*`", "code", text, flags=re.DOTALL)
 
@@ -154,6 +163,11 @@ def test_files_that_a_page_names_exist(page: str) -> None:
     folders = r"(?<![\w/.])(?:configs|d2l_lightning|docs|experiments|tests|\.ci)/[\w/.-]*\w"
     for name in re.findall(folders, PAGES[page]):
         assert (ROOT / name).exists() or "NAME" in name, name
+
+
+def test_the_page_on_performance_lists_all_jobs_of_the_benchmark() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", PAGES["docs/performance.md"], re.MULTILINE)
+    assert listed == list(load_experiment("benchmark").JOBS)
 
 
 def test_the_readme_is_short_and_has_three_pictures() -> None:

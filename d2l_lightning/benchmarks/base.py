@@ -1,19 +1,31 @@
 """What benchmark jobs share: one piece of work, done by several implementations that are timed in turn."""
 
+import os
+import shlex
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lightning.pytorch import Trainer
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from d2l_lightning.benchmarks import ENVIRONMENT
 from d2l_lightning.data.batches import ShuffledBatches, StackedBatches
+from d2l_lightning.errors import InputError
+from d2l_lightning.models.base import SupervisedModule
 from d2l_lightning.runs.run import Run
 from d2l_lightning.runs.trainer_flags import LEAN
+
+# PyTorch's own number of threads. Each implementation begins with it; a run chooses another for small models.
+THREADS = torch.get_num_threads()
 
 # An implementation does the work and returns metrics, which show that all implementations did the same.
 Metrics = dict[str, float]
@@ -32,6 +44,7 @@ class Job:
         baselines: The implementations that this project's is compared with, by the name of the ratio.
         steps: The number of steps of each implementation, if times are shown per step.
         default_epochs: Epochs of each fit if the user chooses none.
+        warm_up: Whether each implementation is called once before it is timed: imports are not timed then.
     """
 
     title: str
@@ -39,6 +52,7 @@ class Job:
     baselines: ClassVar[dict[str, str]] = {}
     steps: int | None = None
     default_epochs = 100
+    warm_up = True
 
     def __init__(self, run: Run, epochs: int, scripts: Path) -> None:
         self.run, self.epochs, self.seed, self.scripts = run, epochs, run.seed, scripts
@@ -47,9 +61,26 @@ class Job:
         """Return ratios of median seconds, by name: this project's divided by each baseline's."""
         return {name: medians["this project"] / medians[other] for name, other in self.baselines.items()}
 
+    def clock(self, name: str) -> Callable[[], float]:
+        """Return the clock of an implementation, in seconds."""
+        return time.perf_counter
+
+    def surroundings(self, name: str) -> AbstractContextManager[Any]:
+        """Return the context in which an implementation is timed."""
+        return nullcontext()
+
     def other_seconds(self, repeats: int) -> dict[str, float]:
         """Return times beside those of the implementations, by name: medians in seconds."""
         return {}
+
+    def fit_in_run(
+        self, name: str, model: SupervisedModule, data: LightningDataModule, *callbacks: Callback
+    ) -> None:
+        """Train a model in a run of its own, with the defaults of this project's experiments."""
+        folder = self.run.folder / "metrics" / name
+        flags: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "overwrite": True}
+        with Run(name, seed=self.seed, run_dir=folder, max_epochs=self.epochs, **flags) as run:
+            run.fit(name, model, data, callbacks=callbacks)
 
     def trainer(self, name: str, **flags: Any) -> Trainer:
         """Return a plain Trainer that logs to ``metrics/NAME`` in the run folder."""
@@ -86,18 +117,51 @@ def epochs_of(batches: ShuffledBatches | StackedBatches, epochs: int) -> Iterato
         yield list(batches)
 
 
-def time_in_turn(
-    implementations: Mapping[str, Implementation], turns: Iterable[int]
-) -> tuple[dict[str, list[float]], dict[str, Metrics]]:
+@contextmanager
+def without_lightning() -> Iterator[None]:
+    """Undo within the context what Lightning sets on import and plain PyTorch does not have.
+
+    With this variable, PyTorch asks the driver in every step of Adam whether there is a GPU: 0.1 ms a step.
+    """
+    name = "PYTORCH_NVML_BASED_CUDA_CHECK"
+    value = os.environ.pop(name, None)
+    if name in ENVIRONMENT:
+        os.environ[name] = ENVIRONMENT[name]
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[name] = value
+
+
+def output_of(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    """Run Python with the words of a command line and return what it prints.
+
+    Raises:
+        InputError: If its exit status is not 0.
+    """
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        *_, last = ["", *done.stderr.strip().splitlines()]
+        raise InputError(f"{shlex.join(command)} ended with exit status {done.returncode}: {last}")
+    return done.stdout
+
+
+def time_in_turn(job: Job, turns: Iterable[int]) -> tuple[dict[str, list[float]], dict[str, Metrics]]:
     """Call all implementations once a turn; return the seconds of each call and the last metrics, by name."""
-    seconds: dict[str, list[float]] = {name: [] for name in implementations}
+    seconds: dict[str, list[float]] = {name: [] for name in job.implementations}
     metrics: dict[str, Metrics] = {}
     for turn in turns:
         # Every other turn goes backwards, so that none always follows the same other.
-        for name in list(implementations)[:: -1 if turn % 2 else 1]:
-            start = time.perf_counter()
-            metrics[name] = implementations[name]()
-            seconds[name].append(time.perf_counter() - start)
+        for name in list(job.implementations)[:: -1 if turn % 2 else 1]:
+            torch.set_num_threads(THREADS)
+            clock = job.clock(name)
+            with job.surroundings(name):
+                start = clock()
+                metrics[name] = job.implementations[name]()
+                seconds[name].append(clock() - start)
     return seconds, metrics
 
 

@@ -2,8 +2,6 @@
 
 import copy
 import statistics
-import subprocess
-import sys
 import tempfile
 from typing import Any, ClassVar
 
@@ -11,13 +9,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchmetrics.classification import MulticlassAccuracy
-from torchvision import datasets, transforms
 
-from d2l_lightning.benchmarks.base import GivenOrder, Job, Metrics, epochs_of
+from d2l_lightning.benchmarks.base import GivenOrder, Job, Metrics, epochs_of, output_of, without_lightning
 from d2l_lightning.data.batches import ShuffledBatches
 from d2l_lightning.data.fashion_mnist import FashionMNIST
-from d2l_lightning.errors import InputError
 from d2l_lightning.models.mlp import MLP
 
 # Runs a script up to its first training step; prints the seconds since these three libraries were imported.
@@ -54,7 +49,7 @@ class Perceptron(Job):
         self.X = self.X.flatten(1)
         self.model = MLP(lr=self.lr)
         self.implementations = {
-            "this project": self.fit_in_memory,
+            "this project": self.run_fit,
             "bare loop": self.pytorch_loop,
             "image by image": self.torchvision_pipeline,
         }
@@ -65,19 +60,17 @@ class Perceptron(Job):
         seconds = []
         for _ in range(repeats):
             with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, "-c", STARTUP, script, "--run_dir", folder, "--accelerator", "cpu"]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                raise InputError(f"mlp.py did not start: {done.stderr.strip().splitlines()[-1]}")
-            seconds.append(float(done.stdout))
+                command = ["-c", STARTUP, script, "--run_dir", folder, "--accelerator", "cpu"]
+                seconds.append(float(output_of(command)))
         return {"startup_seconds": statistics.median(seconds)}
 
-    def fit_in_memory(self) -> Metrics:
+    def run_fit(self) -> Metrics:
         """Train it as `mlp.py` does."""
         model = copy.deepcopy(self.model)
-        self.lean_trainer("in_memory").fit(model, self.data)
+        self.fit_in_run("perceptron", model, self.data)
         return {name: model.evaluated[f"val/{name}"].item() for name in ("loss", "accuracy")}
 
+    @without_lightning()
     def pytorch_loop(self) -> Metrics:
         """Train it by PyTorch alone, on tensors in memory, without logging."""
         net = copy.deepcopy(self.model.net)
@@ -107,7 +100,9 @@ class Perceptron(Job):
         trainer.fit(model, loader, DataLoader(test, self.batch_size))
         return {name: trainer.callback_metrics[f"val/{name}"].item() for name in ("loss", "accuracy")}
 
-    def _torchvision(self, stage: str) -> datasets.FashionMNIST:
+    def _torchvision(self, stage: str) -> Any:
+        from torchvision import datasets, transforms
+
         # Built without its constructor, which wants a copy of the files in folders of its own.
         data = datasets.FashionMNIST.__new__(datasets.FashionMNIST)
         rows = self.data.rows[stage]
@@ -120,6 +115,8 @@ class PlainPerceptron(LightningModule):
     """The perceptron of Section 4.3 in plain Lightning."""
 
     def __init__(self, net: nn.Module, lr: float) -> None:
+        from torchmetrics.classification import MulticlassAccuracy
+
         super().__init__()
         self.net, self.lr = net, lr
         self.accuracy = MulticlassAccuracy(10, average="micro")

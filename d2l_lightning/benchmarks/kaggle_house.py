@@ -7,9 +7,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from torchmetrics import MeanSquaredError
 
-from d2l_lightning.benchmarks.base import GivenOrder, Job, Metrics, epochs_of, mean_metrics
+from d2l_lightning.benchmarks.base import GivenOrder, Job, Metrics, epochs_of, mean_metrics, without_lightning
 from d2l_lightning.data.batches import StackedBatches
 from d2l_lightning.data.kaggle_house import KaggleHouse
 from d2l_lightning.ensemble.data import StackedData
@@ -17,14 +16,14 @@ from d2l_lightning.ensemble.folds import k_fold
 from d2l_lightning.ensemble.stacked import StackedModule
 from d2l_lightning.functional.regression import log_rmse
 from d2l_lightning.models.price_regressor import PriceRegressor
-from d2l_lightning.runs.run import Run
 
 
 class HouseFolds(Job):
     """K-fold cross-validation on the house prices, with CSV logging."""
 
-    k, lr, batch_size = 5, 5.0, 64
-    title = f"{k}-fold cross-validation on house prices"
+    k, batch_size = 5, 64
+    model: dict[str, Any] = {"lr": 5.0}  # noqa: RUF012
+    title = "5-fold cross-validation on house prices"
     baselines: ClassVar = {"bare_loop": "bare loop", "trainer_per_fold": "Trainer a fold"}
 
     def __init__(self, *args: Any) -> None:
@@ -34,8 +33,7 @@ class HouseFolds(Job):
         self.X, self.y = data.features()[: data.num_train], data.prices
         train_rows, val_rows = k_fold(data.num_train, self.k)
         self.rows = {"train": train_rows, "val": val_rows}
-        self.members = [PriceRegressor(self.X.shape[1], lr=self.lr) for _ in range(self.k)]
-        self.layers = [member.net[0] for member in self.members]
+        self.members = [PriceRegressor(self.X.shape[1], **self.model) for _ in range(self.k)]
         # orders[fold][epoch]: the rows in the order of StackedData.
         epochs = list(epochs_of(StackedBatches(train_rows, self.batch_size, self.seed), self.epochs))
         self.orders = [
@@ -43,54 +41,60 @@ class HouseFolds(Job):
             for fold in range(self.k)
         ]
         self.implementations = {
-            "this project": self.stacked_fit,
-            "resumable run": self.resumable_fit,
+            "this project": self.run_fit,
+            "without a run": self.stacked_fit,
             "bare loop": self.pytorch_loop,
             "Trainer a fold": self.trainer_per_fold,
         }
 
-    def stacked_fit(self) -> Metrics:
+    def run_fit(self) -> Metrics:
         """Train all folds in one fit, as `kaggle_house.py` does."""
-        folds = StackedModule(copy.deepcopy(self.members))
-        data = StackedData(self.X, self.y, self.rows, self.batch_size, self.seed)
+        folds, data = self._stacked()
+        self.fit_in_run("folds", folds, data)
+        return fold_metrics(folds)
+
+    def stacked_fit(self) -> Metrics:
+        """Train all folds in one fit of a Trainer, which saves no state."""
+        folds, data = self._stacked()
         self.lean_trainer("side_by_side").fit(folds, data)
         return fold_metrics(folds)
 
-    def resumable_fit(self) -> Metrics:
-        """Train all folds in one fit of a run of its own, which saves its state."""
-        folds = StackedModule(copy.deepcopy(self.members))
+    def _stacked(self) -> tuple[StackedModule, StackedData]:
         data = StackedData(self.X, self.y, self.rows, self.batch_size, self.seed)
-        flags: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "overwrite": True}
-        with Run(
-            "folds", run_dir=self.run.folder / "metrics" / "run", max_epochs=self.epochs, **flags
-        ) as run:
-            run.fit("folds", folds, data)
-        return fold_metrics(folds)
+        return StackedModule(copy.deepcopy(self.members)), data
 
+    @without_lightning()
     def pytorch_loop(self) -> Metrics:
         """Train one fold after the other by PyTorch alone, without logging."""
         metrics = []
-        for fold in range(self.k):
-            net = copy.deepcopy(self.layers[fold])
-            optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
+        log_price = self.members[0].log_price
+        targets = self.y.log() if log_price else self.y
+        for fold, member in enumerate(self.members):
+            net = copy.deepcopy(member.net)
+            optimizer = torch.optim.Adam(net.parameters(), lr=self.model["lr"])
             X, y, X_val, y_val = (t[self.rows[s][fold]] for s in ("train", "val") for t in (self.X, self.y))
+            errors = (0.0, 0.0)
             for order in self.orders[fold]:
+                net.train()
                 for batch in torch.split(order, self.batch_size):
-                    loss = nn.functional.mse_loss(net(self.X[batch]).squeeze(1), self.y[batch]) / 2
+                    loss = nn.functional.mse_loss(net(self.X[batch]).squeeze(1), targets[batch]) / 2
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
+                net.eval()
                 with torch.no_grad():
-                    train = log_rmse(net(X).squeeze(1), y).item()
-                    val = log_rmse(net(X_val).squeeze(1), y_val).item()
-            metrics.append((train, val))
+                    train, val = net(X).squeeze(1), net(X_val).squeeze(1)
+                    if log_price:
+                        train, val = train.exp(), val.exp()
+                    errors = (log_rmse(train, y).item(), log_rmse(val, y_val).item())
+            metrics.append(errors)
         return mean_metrics(metrics)
 
     def trainer_per_fold(self) -> Metrics:
         """Train each fold by a Trainer with DataLoaders over TensorDatasets, as in Lightning's tutorials."""
         metrics = []
         for fold in range(self.k):
-            model = PlainRegressor(copy.deepcopy(self.layers[fold]), self.lr)
+            model = PlainRegressor(copy.deepcopy(self.members[fold].net), self.model["lr"])
             of_fold = [rows[fold] for rows in self.rows.values()]
             evaluated = [DataLoader(TensorDataset(self.X[r], self.y[r]), self.batch_size) for r in of_fold]
             order = GivenOrder(self.orders[fold])
@@ -113,6 +117,8 @@ class PlainRegressor(LightningModule):
     stages = ("train", "val")
 
     def __init__(self, net: nn.Module, lr: float) -> None:
+        from torchmetrics import MeanSquaredError
+
         super().__init__()
         self.net, self.lr = net, lr
         self.errors = nn.ModuleList(MeanSquaredError(squared=False) for _ in self.stages)
@@ -127,7 +133,7 @@ class PlainRegressor(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int) -> None:
         """Add a batch to the error of its rows."""
         X, y = batch
-        error = cast(MeanSquaredError, self.errors[dataloader_idx])
+        error = cast(Any, self.errors[dataloader_idx])
         error(self.net(X).squeeze(1).clamp(min=1).log(), y.log())
         self.log(f"{self.stages[dataloader_idx]}/log_rmse", error, add_dataloader_idx=False)
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
-from d2l_lightning.benchmarks.base import Job, Metrics
+from d2l_lightning.benchmarks.base import Job, Metrics, without_lightning
 from d2l_lightning.callbacks.progress_board import ProgressBoard
 from d2l_lightning.data.regression import SyntheticRegressionData
 from d2l_lightning.models.linear_regression import LinearRegression
@@ -27,11 +27,11 @@ class LinearSteps(Job):
         self.model = LinearRegression(2)
         self.steps = self.epochs * len(self.data.train_dataloader())
         self.implementations = {
-            "this project": lambda: self.trainer_fit(self.model),
+            "this project": self.run_fit,
             "in a bare loop": lambda: self.pytorch_loop(self.model),
-            "empty module": lambda: self.trainer_fit(EmptyModule()),
+            "empty module": self.empty_fit,
             "empty, bare loop": lambda: self.pytorch_loop(EmptyModule()),
-            "with a board": lambda: self.trainer_fit(self.model, ProgressBoard(live=False)),
+            "with a board": lambda: self.run_fit(ProgressBoard(live=False)),
         }
 
     def ratios(self, medians: Mapping[str, float]) -> dict[str, float]:
@@ -47,16 +47,22 @@ class LinearSteps(Job):
     def other_seconds(self, repeats: int) -> dict[str, float]:
         """Return how long a board takes to write its file."""
         board = ProgressBoard(self.run.record("figures/board.png"), live=False)
-        self.trainer_fit(self.model, board)
+        self.run_fit(board)
         seconds = timeit.repeat(board.write, repeat=repeats, number=1)
         return {"board_png_seconds": statistics.median(seconds)}
 
-    def trainer_fit(self, model: LightningModule, *callbacks: Callback) -> Metrics:
-        """Train a copy of a module by the Trainer."""
-        model = copy.deepcopy(model)
-        self.lean_trainer("steps", callbacks=list(callbacks)).fit(model, self.data)
+    def run_fit(self, *callbacks: Callback) -> Metrics:
+        """Train it as `linear_regression.py` does."""
+        model = copy.deepcopy(self.model)
+        self.fit_in_run("line", model, self.data, *callbacks)
         return self._metrics(model)
 
+    def empty_fit(self) -> Metrics:
+        """Train the module that does nothing by the Trainer."""
+        self.lean_trainer("empty").fit(EmptyModule(), self.data)
+        return {}
+
+    @without_lightning()
     def pytorch_loop(self, model: LightningModule) -> Metrics:
         """Train a copy of a module by a PyTorch loop that does nothing else."""
         model = copy.deepcopy(model)

@@ -23,14 +23,14 @@ class LambdaPath(Job):
         self.data = HighDimensionalData(seed=self.seed, watch_train=True)
         self.lambdas = np.geomspace(0.03, 100.0, self.members).tolist()
         self.state = WeightDecayScratch(self.data.X.shape[1], 0.0, sigma=self.sigma).state_dict()
-        self.implementations = {"this project": self.stacked_fit, "fits in turn": self.trainer_per_member}
+        self.implementations = {"this project": self.run_fit, "fits in turn": self.trainer_per_member}
 
-    def stacked_fit(self) -> Metrics:
+    def run_fit(self) -> Metrics:
         """Train all members in one fit, as `weight_decay.py` does."""
         stacked = StackedModule([self._member(lambd) for lambd in self.lambdas])
         rows = {stage: [indices] * self.members for stage, indices in self.data.rows.items()}
         data = StackedData(self.data.X, self.data.y, rows, self.data.batch_size, self.seed, same_order=True)
-        self.lean_trainer("side_by_side").fit(stacked, data)
+        self.fit_in_run("path", stacked, data)
         return {stage: stacked.evaluated[f"{stage}/squared_loss"].mean().item() for stage in ("train", "val")}
 
     def trainer_per_member(self) -> Metrics:
