@@ -3,19 +3,16 @@
 import re
 import reprlib
 from decimal import Decimal
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from d2l_lightning.data.batches import InMemoryData, loader_of, shuffled_loader
+from d2l_lightning.data.kaggle_table import KaggleTable, Statistics, check_ids
 from d2l_lightning.data.reading import first_of, listing, names_in
-from d2l_lightning.data.tables.coverage import MAX_COLUMNS, NOTABLE, new_categories, share_outside
-from d2l_lightning.data.tables.encoding import indicators, standardized
+from d2l_lightning.data.tables.encoder import FEATURE_SETS, TableEncoder
 from d2l_lightning.data.tables.reading import (
     check_rows,
     is_numeric,
@@ -24,17 +21,17 @@ from d2l_lightning.data.tables.reading import (
     refuse,
     to_numbers,
 )
-from d2l_lightning.errors import InputError, absolute_path, require_known, require_positive
+from d2l_lightning.errors import InputError, absolute_path, require_known
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BUNDLED = Path(__file__).with_name("files")
 ID, PRICE = "Id", "SalePrice"
-Statistics = Literal["all", "train"]
+HouseFeatures = Literal["columns", "scaled", "ames"]
 
 
-class KaggleHouse(InMemoryData):
+class KaggleHouse(KaggleTable):
     """The Ames house prices: 1460 training rows with a price, 1459 test rows without, 79 raw features.
 
     Numeric features are standardised, and missing values are set to the mean. Each category becomes an
@@ -48,6 +45,10 @@ class KaggleHouse(InMemoryData):
             test rows (all), as in the book, or only those of the training (train).
         batch_size: Rows in a batch.
         seed: Seed of the order of the rows, which changes with the epoch.
+        features: What is encoded: the columns as they are, as in the book (columns), or 402 features made for
+            these houses (ames), see ``data/tables/ames.py``; or the columns, with each number in three
+            scales (scaled).
+        drop_last: Whether the last rows of an epoch are left out if they are fewer than a batch.
 
     Source: Sections 4.10.3 and 4.10.4. Data: De Cock (2011).
     """
@@ -58,96 +59,58 @@ class KaggleHouse(InMemoryData):
         statistics: Statistics = "all",
         batch_size: int = 64,
         seed: int = 0,
+        features: HouseFeatures = "columns",
+        drop_last: bool = False,
     ) -> None:
-        super().__init__()
-        require_known("statistics", statistics, Statistics)
-        require_positive(batch_size=batch_size)
+        require_known("features", features, HouseFeatures)
+        train, test = (BUNDLED / f"kaggle_house_pred_{name}.csv.gz" for name in ("train", "test"))
+        super().__init__(
+            *(train, test, ID, PRICE),
+            metric="log_rmse",
+            statistics=statistics,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            seed=seed,
+        )
         data_dir = None if data_dir is None else str(absolute_path(data_dir))
         self.save_hyperparameters()
-        self.data_dir, self.statistics = data_dir, statistics
-        self.batch_size, self.seed = batch_size, seed
+        self.data_dir, self.feature_set = data_dir, features
 
-    def _load(self) -> None:
-        """Read and check the files."""
+    @property
+    def prices(self) -> Tensor:
+        """The prices in dollars, shape ``(n,)``."""
+        return self.labels
+
+    def _read(self) -> "list[pd.DataFrame]":
+        """Return the tables; kinds are those of the columns in the files of the package."""
         import pandas as pd
 
-        train, test = (read_table(BUNDLED / f"kaggle_house_pred_{name}.csv.gz") for name in ("train", "test"))
+        train, test = (read_table(file) for file in self.files)
         known = pd.concat([train, test]).drop(columns=[ID, PRICE])
-        columns = [str(column) for column in known]
-        numeric = [c for c in columns if is_numeric(known[c])]
+        self.kinds = {str(c): "number" if is_numeric(known[c]) else "category" for c in known}
         if self.data_dir is not None:
             train, test = (_read_own(Path(self.data_dir), name) for name in ("train", "test"))
-            _check(train, [ID, *columns, PRICE], [*numeric, PRICE])
-            _check(test, [ID, *columns], numeric)
-        # The features of all houses as text, training rows first.
-        self.raw = pd.concat([train[columns], test[columns]], ignore_index=True)
-        self.num_train = len(train)
-        # Prices in dollars, shape (n,), and the ids of the test rows as they are in the file.
-        self.prices = torch.tensor(to_numbers(train[PRICE]).to_numpy(np.float32))
-        self.test_ids: list[str] = test[ID].tolist()
-        self._numbers = self.raw[numeric].apply(to_numbers)
-        names, values = zip(*(indicators(self.raw[c]) for c in columns if c not in numeric), strict=True)
-        self.feature_names = [*numeric, *chain(*names)]
-        self._indicators = np.concatenate(values, axis=1)
+            numeric = [column for column, kind in self.kinds.items() if kind == "number"]
+            _check(train, [ID, *self.kinds, PRICE], [*numeric, PRICE])
+            _check(test, [ID, *self.kinds], numeric)
+        return [train, test]
 
-    def features(self, train_rows: Tensor | None = None) -> Tensor:
-        """Return the features of all training rows, then of all test rows: shape ``(n + m, d)``.
+    def _checked(self, table: "pd.DataFrame") -> "pd.DataFrame":
+        numbers = [column for column, kind in self._new_encoder().columns.items() if kind == "number"]
+        return table[list(self.kinds)].assign(**{column: to_numbers(table[column]) for column in numbers})
 
-        With ``statistics="train"``, they are standardised over ``train_rows``, or else all training rows.
-        """
-        known = self._numbers
-        if self.statistics == "train":
-            known = known.iloc[: self.num_train] if train_rows is None else known.iloc[train_rows.numpy()]
-        table = np.concatenate([standardized(self._numbers, known), self._indicators], axis=1)
-        return torch.from_numpy(table)
+    def _known_values(self) -> "pd.DataFrame":
+        """Return the rows whose categories become features: those of both files, as in the book."""
+        return self._values
 
-    def stacked_features(self, train_rows: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return X ``(n, d)`` and y ``(n,)`` for K members that train side by side, each on rows of its own.
+    def _fitted(self) -> tuple[TableEncoder, Tensor]:
+        encoder = self._new_encoder()
+        known = torch.arange(self.num_train) if self.statistics == "train" else None
+        return encoder, encoder.fit_transform(self._values, known)
 
-        With ``statistics="train"``, members have features of their own: ``(K, n, d)`` and ``(K, n)``.
-        """
-        if self.statistics == "all":
-            return self.features()[: self.num_train], self.prices
-        X = torch.stack([self.features(rows)[: self.num_train] for rows in train_rows])
-        return X, self.prices.expand(len(X), -1)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of shuffled batches ``(X, y)``."""
-        examples = self.on_device(self.features()[: self.num_train], self.prices)
-        return shuffled_loader(self, self.batch_size, self.seed, *examples)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of one batch: all training rows, as stage ``train``."""
-        weight = {"train": torch.ones(self.num_train)}
-        return loader_of((self.features()[: self.num_train], self.prices, weight))
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of one batch: the features of all test rows."""
-        return loader_of(self.features()[self.num_train :])
-
-    def warnings(self) -> list[str]:
-        """Return what the test rows have and the training rows lack: categories, and columns out of range."""
-        train, test = self.raw.iloc[: self.num_train], self.raw.iloc[self.num_train :]
-        found: list[tuple[float, str]] = []
-        added = 0
-        for column in self.raw:
-            numeric = column in self._numbers
-            new = {} if numeric else new_categories(train[column], test[column])
-            share = share_outside(train[column], test[column], numeric)
-            if new:
-                names = [f"{reprlib.repr(name)} ({part:.1%})" for name, part in new.items()]
-                added += len(new)
-                what = f"have a category that no training row has in the column {column}"
-                found.append((sum(new.values()), f"{what}: {first_of(names, 3)}."))
-            elif share > NOTABLE:
-                found.append((share, f"lie outside what the training rows have in the column {column}."))
-        found.sort(key=lambda each: -each[0])
-        notes = [f"{share:.1%} of the test rows {what}" for share, what in found[:MAX_COLUMNS]]
-        if len(found) > MAX_COLUMNS:
-            notes.append(f"The same holds for {len(found) - MAX_COLUMNS} more columns.")
-        if added:
-            notes.append(f"Only test rows have {added} of the {len(self.feature_names)} features.")
-        return notes
+    def _new_encoder(self) -> TableEncoder:
+        own = FEATURE_SETS[self.feature_set](self.kinds)
+        return TableEncoder(own, always_missing=self.feature_set == "columns")
 
     def submission(self, prices: Tensor) -> "pd.DataFrame":
         """Return the table to submit to Kaggle: ``Id`` and ``SalePrice``, in the order of the test file.
@@ -156,9 +119,7 @@ class KaggleHouse(InMemoryData):
         """
         if not prices.isfinite().all():
             raise InputError("a predicted price is not finite; a lower lr may help")
-        import pandas as pd
-
-        return pd.DataFrame({ID: self.test_ids, PRICE: prices.clamp(min=1).cpu().double().numpy()})
+        return super().submission(prices.clamp(min=1))
 
 
 def _read_own(folder: Path, name: str) -> "pd.DataFrame":
@@ -184,8 +145,7 @@ def _check(table: "pd.DataFrame", columns: list[str], numeric: list[str]) -> Non
         remedy = "it must have those of Kaggle's file, separated by commas"
         raise InputError(f"{table.index.name} {what} {first_of(missing or unknown)}{similar}; {remedy}")
     check_rows(table, numeric)
-    refuse(table, ID, table[ID].isna(), "is missing; every row needs one")
-    refuse(table, ID, table[ID].duplicated(), "is not unique; every row needs its own")
+    check_ids(table, ID)
     if PRICE in columns:
         refuse(table, PRICE, table[PRICE].isna(), "is missing; every training row needs a price")
         # Training uses float32, in which the smallest numbers are 0.

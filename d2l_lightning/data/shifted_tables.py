@@ -13,7 +13,8 @@ from torch import Tensor
 from d2l_lightning.data.covariate_shift import SourceAndTarget
 from d2l_lightning.data.reading import first_of
 from d2l_lightning.data.tables.coverage import MAX_COLUMNS, NOTABLE, share_outside
-from d2l_lightning.data.tables.encoding import indicators, standardized
+from d2l_lightning.data.tables.encoder import TableEncoder
+from d2l_lightning.data.tables.features import Columns
 from d2l_lightning.data.tables.reading import (
     check_rows,
     is_numeric,
@@ -49,6 +50,7 @@ class ShiftedTables(SourceAndTarget):
 
     Attributes:
         y: Labels of the source, shape ``(n,)``: standardised numbers, or indices of ``classes``.
+        encoder: The encoder of the features, fitted to the rows of both files.
         feature_names: The names of the d features.
         classes: The names of the classes; empty in regression.
         scale: Mean and standard deviation of the labels before they were standardised.
@@ -86,7 +88,12 @@ class ShiftedTables(SourceAndTarget):
         self._set_labels(source[[self.label]])
         self.lines = {"source": source.index.tolist(), "target": target.index.tolist()}
         self.outside = {c: share_outside(source[c], target[c], c in numeric) for c in columns}
-        self._encode(pd.concat([source[columns], target[columns]], ignore_index=True), numeric)
+        both = pd.concat([source[columns], target[columns]], ignore_index=True)
+        _refuse_names(both.drop(columns=numeric))
+        kinds = {column: "number" if column in numeric else "category" for column in columns}
+        self.encoder = TableEncoder(Columns(kinds)).fit(both)
+        self.X = self.encoder.transform(both)
+        self.feature_names = self.encoder.feature_names
         rows = torch.arange(len(self.X)).split([len(source), len(target)])
         self.rows = dict(zip(("source", "target"), rows, strict=True))
 
@@ -94,26 +101,6 @@ class ShiftedTables(SourceAndTarget):
     def num_source(self) -> int:
         """Number of rows of the source, n."""
         return len(self.y)
-
-    def _encode(self, both: "pd.DataFrame", numeric: list[str]) -> None:
-        """Set the features of the rows of both files, and their names."""
-        numbers = both[numeric].apply(to_numbers)
-        gaps = [column for column in numeric if both[column].isna().any()]
-        self.feature_names = [*numeric, *(f"{column}_nan" for column in gaps)]
-        values = [standardized(numbers, numbers), both[gaps].isna().to_numpy(np.float32)]
-        for column in both.columns.difference(numeric, sort=False):
-            levels = both[column].nunique()
-            if levels > max(20, len(both) / 2):
-                raise InputError(
-                    f"the column {column} has {levels} different texts in {len(both)} rows, as names and "
-                    "dates have; leave it out with --ignore"
-                )
-            names, of_column = indicators(both[column])
-            if both[column].notna().all():  # the last indicator, of missing values, is not needed
-                names, of_column = names[:-1], of_column[:, :-1]
-            self.feature_names += names
-            values.append(of_column)
-        self.X = torch.from_numpy(np.concatenate(values, axis=1))
 
     def _check_columns(self, source: "pd.DataFrame", target: "pd.DataFrame") -> list[str]:
         """Return the columns that are features; raise an InputError unless both files have them."""
@@ -196,3 +183,14 @@ class ShiftedTables(SourceAndTarget):
             if count < k
         ]
         return [printable(warning) for warning in columns + classes]
+
+
+def _refuse_names(categories: "pd.DataFrame") -> None:
+    """Raise an InputError if a column has nearly as many categories as rows."""
+    for column in categories:
+        levels = categories[column].nunique()
+        if levels > max(20, len(categories) / 2):
+            raise InputError(
+                f"the column {column} has {levels} different texts in {len(categories)} rows, as names and "
+                "dates have; leave it out with --ignore"
+            )

@@ -173,6 +173,29 @@ def test_a_member_with_fewer_rows_takes_fewer_steps() -> None:
     ]
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(1, 70), EPOCHS, st.booleans())
+def test_the_last_rows_can_be_left_out(sizes: list[int], batch_size: int, epoch: int, same: bool) -> None:
+    members = [torch.arange(n) + 100 * k for k, n in enumerate(sizes)]
+    alone = [ShuffledBatches(rows, batch_size, 3, drop_last=True) for rows in members]
+    stacked = StackedBatches(members, batch_size, 3, same, drop_last=True)
+    everything = StackedBatches(members[:1], batch_size, 3)
+    without_last = StackedBatches(members[:1], batch_size, 3, drop_last=True)
+    for batches in (*alone, stacked, everything, without_last):
+        batches.set_epoch(epoch)
+    assert stacked.steps == [len(batches) for batches in alone] == [max(n // batch_size, 1) for n in sizes]
+    orders = member_orders(stacked)
+    for order, n, batches, rows in zip(orders, sizes, alone, members, strict=True):
+        drawn = list(batches)
+        own = min(n, batch_size)
+        assert [len(batch) for batch in drawn] == [own] * len(batches)
+        assert len(order) == len({*order}) == own * len(batches)
+        assert {*order} <= {*rows.tolist()} >= {*torch.cat(drawn).tolist()}
+    # The order is that of all rows, without the last.
+    (order,), (own,) = member_orders(everything), member_orders(without_last)
+    assert own == order[: len(own)]
+
+
 @pytest.mark.parametrize("same_order", [False, True])
 @pytest.mark.parametrize("epoch", [0, 7])
 def test_members_with_other_numbers_of_steps_change_no_order(same_order: bool, epoch: int) -> None:

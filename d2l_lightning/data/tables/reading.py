@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # The texts of missing values. "None" is not among them: it is a category (no masonry veneer).
 MISSING = ["", "NA", "na", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
 LARGEST = 1e15  # float32 features of larger numbers would overflow
+NOT_A_NUMBER = "is not a number, or is too large; a missing number is NA"
 SEPARATOR_LINE = re.compile(r"sep=(.?)", re.IGNORECASE)  # a first line that Excel writes and understands
 
 
@@ -135,19 +136,34 @@ def other_case(table: pd.DataFrame, name: str) -> str:
     return f" (its column {reprlib.repr(similar[0])} differs only by case; rename it)" if similar else ""
 
 
+def name_of(table: pd.DataFrame) -> str:
+    """Return what a message calls a table: its file, or "the table" if it is not from a file."""
+    return "the table" if table.index.name is None else str(table.index.name)
+
+
+def place_of(table: pd.DataFrame, label: Any) -> str:
+    """Return what a message calls the row of a table that has this label in the index."""
+    return f"{name_of(table)}, {'row' if table.index.name is None else 'line'} {label}"
+
+
 def refuse(table: pd.DataFrame, column: str, where: pd.Series[bool], why: str) -> None:
     """Raise an InputError that names the first of the marked rows, if there is one."""
     if where.any():
-        line = table.index[where.to_numpy()][0]
-        value = table.loc[line, column]
-        shown = f" {reprlib.repr(value)}" if isinstance(value, str) else ""
-        raise InputError(f"{table.index.name}, line {line}: {printable(column)}{shown} {why}")
+        row = int(where.to_numpy().argmax())
+        missing, value = table[column].isna().iloc[row], table[column].iloc[row]
+        shown = "" if missing else f" {reprlib.repr(str(value))}"
+        raise InputError(f"{place_of(table, table.index[row])}: {printable(column)}{shown} {why}")
+
+
+def require_rows(table: pd.DataFrame) -> None:
+    """Raise an InputError if a table has no rows."""
+    if not len(table):
+        raise InputError(f"{name_of(table)} has a header but no rows")
 
 
 def check_rows(table: pd.DataFrame, numeric: Iterable[str]) -> None:
     """Raise an InputError if there are no rows, or a value in the numeric columns is not a number."""
-    if table.empty:
-        raise InputError(f"{table.index.name} has a header but no rows")
+    require_rows(table)
     for column in numeric:
         wrong = table[column].notna() & to_numbers(table[column]).isna()
-        refuse(table, column, wrong, "is not a number, or is too large; a missing number is NA")
+        refuse(table, column, wrong, NOT_A_NUMBER)
