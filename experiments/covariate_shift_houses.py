@@ -14,7 +14,7 @@ from d2l_lightning.shift.domain import DomainSettings
 
 def log_price_regressor(num_features: int, **model: Any) -> PriceRegressor:
     """Return a model of the logarithm of the price."""
-    return PriceRegressor(num_features, log_price=True, **model)
+    return PriceRegressor(num_features, log_price=True, standardize=False, clip=False, **model)
 
 
 def main(

@@ -67,7 +67,7 @@ class HouseFolds(Job):
     def pytorch_loop(self) -> Metrics:
         """Train one fold after the other by PyTorch alone, without logging."""
         metrics = []
-        log_price = self.members[0].log_price
+        log_price = self.members[0].log_target
         targets = self.y.log() if log_price else self.y
         for fold, member in enumerate(self.members):
             net = copy.deepcopy(member.net)

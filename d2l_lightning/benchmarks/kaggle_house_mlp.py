@@ -1,6 +1,5 @@
 """The 5-fold cross-validation with the perceptron of `configs/kaggle_house_mlp.yaml`."""
 
-import inspect
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +18,7 @@ class PerceptronFolds(HouseFolds):
 
     def __init__(self, run: Run, epochs: int, scripts: Path) -> None:
         config = scripts.parent / "configs" / "kaggle_house_mlp.yaml"
-        known = inspect.signature(PriceRegressor).parameters
+        known = PriceRegressor(1).hparams
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
         self.model = {name: value for name, value in settings.items() if name in known}
         super().__init__(run, epochs, scripts)

@@ -38,6 +38,11 @@ def require_indices(**values: Tensor) -> None:
             )
 
 
+def _num_batches(rows: int, batch_size: int, drop_last: bool) -> int:
+    """Return the number of batches of so many rows; a single batch is never dropped."""
+    return max(rows // batch_size, min(rows, 1)) if drop_last else -(-rows // batch_size)
+
+
 class ShuffledBatches(Sampler[Tensor]):
     """Yields index tensors of shape ``(B,)`` that cover all rows once an epoch; the last may be shorter.
 
@@ -48,26 +53,28 @@ class ShuffledBatches(Sampler[Tensor]):
         rows: The rows, shape ``(n,)``, or their number n if they are the first n.
         batch_size: B.
         seed: Seed of the orders.
+        drop_last: Whether the last rows of an epoch are left out if they are fewer than B. If there are fewer
+            than B rows in all, they make a batch.
     """
 
-    def __init__(self, rows: Tensor | int, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: Tensor | int, batch_size: int, seed: int, drop_last: bool = False) -> None:
         require_positive(batch_size=batch_size)
         self.rows = torch.arange(rows) if isinstance(rows, int) else rows
         require_indices(rows=self.rows)
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self.batch_size, self.seed, self.drop_last, self.epoch = batch_size, seed, drop_last, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return _num_batches(len(self.rows), self.batch_size, self.drop_last)
 
     def __iter__(self) -> Iterator[Tensor]:
         # Lazy, because a fit that is resumed creates the iterator before it sets the epoch.
         keys = torch.rand(len(self.rows), generator=epoch_generator(self.seed, self.epoch))
         self.epoch += 1
-        yield from self.rows[keys.argsort()].split(self.batch_size)
+        yield from self.rows[keys.argsort()].split(self.batch_size)[: len(self)]
 
 
 class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
@@ -85,6 +92,8 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         batch_size: B, the greatest number of rows of a member in a step.
         seed: Seed of the orders.
         same_order: Whether members with the same rows take them in the same order.
+        drop_last: Whether the last rows of a member in an epoch are left out if they are fewer than B. If it
+            has fewer than B rows in all, they make a batch.
 
     Attributes:
         steps: The number of steps of each member in an epoch. A member whose number is n takes part in the
@@ -95,7 +104,12 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
     """
 
     def __init__(
-        self, member_rows: Sequence[Tensor], batch_size: int, seed: int, same_order: bool = False
+        self,
+        member_rows: Sequence[Tensor],
+        batch_size: int,
+        seed: int,
+        same_order: bool = False,
+        drop_last: bool = False,
     ) -> None:
         require_positive(batch_size=batch_size)
         self.seed, self.epoch, self.same_order = seed, 0, same_order
@@ -104,7 +118,7 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
             if not len(rows):
                 raise InputError(f"member {k} has no rows to train on")
         sizes = torch.tensor([len(rows) for rows in member_rows])
-        self.steps = [-(-len(rows) // batch_size) for rows in member_rows]
+        self.steps = [_num_batches(len(rows), batch_size, drop_last) for rows in member_rows]
         self.rows = torch.nn.utils.rnn.pad_sequence(list(member_rows), batch_first=True)
         self.padding = torch.arange(self.rows.shape[1]) >= sizes[:, None]
         # The members with equally many steps, and the greatest number of rows among them.
@@ -113,7 +127,8 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         # places[k, s * B + b]: the index of the shuffled row of member k at position b of step s.
         batch_size = min(batch_size, int(sizes.max()))
         self.places = torch.arange(len(self) * batch_size).repeat(len(sizes), 1)
-        filled = self.places < sizes[:, None]
+        taken = torch.minimum(sizes, torch.tensor(self.steps) * batch_size)
+        filled = self.places < taken[:, None]
         self.places[~filled] = 0
         self.weight = filled.float().view(len(sizes), len(self), batch_size).transpose(0, 1).contiguous()
 
@@ -202,10 +217,10 @@ class GeneratedBatches:
 
 
 def shuffled_batches(
-    owner: LightningDataModule, rows: Tensor | int, batch_size: int, seed: int
+    owner: LightningDataModule, rows: Tensor | int, batch_size: int, seed: int, drop_last: bool = False
 ) -> ShuffledBatches:
     """Return the shuffled batches of a data module, whose epochs go on after those of its last ones."""
-    batches = ShuffledBatches(rows, batch_size, seed)
+    batches = ShuffledBatches(rows, batch_size, seed, drop_last)
     last = vars(owner).get("_shuffled_batches")
     batches.set_epoch(0 if last is None else last.epoch)
     vars(owner)["_shuffled_batches"] = batches
@@ -213,10 +228,10 @@ def shuffled_batches(
 
 
 def shuffled_loader(
-    owner: LightningDataModule, batch_size: int, seed: int, *tensors: Tensor
+    owner: LightningDataModule, batch_size: int, seed: int, *tensors: Tensor, drop_last: bool = False
 ) -> DataLoader[Any]:
     """Return the loader of a data module: shuffled batches of the tensors' rows."""
-    batches = shuffled_batches(owner, len(tensors[0]), batch_size, seed)
+    batches = shuffled_batches(owner, len(tensors[0]), batch_size, seed, drop_last)
     return DataLoader(TensorDataset(*tensors), batch_size=None, sampler=batches)
 
 

@@ -34,6 +34,8 @@ class StackedData(InMemoryData):
         seed: Seed of the order of the rows, which also depends on the epoch.
         same_order: Whether members with the same rows take them in the same order.
         weights: By stage, the weight of each row for each member, shape ``(K, n)``; 1 if not given.
+        drop_last: Whether the last rows of a member in an epoch are left out if they are fewer than
+            ``batch_size``. If it has fewer rows in all, they make a batch.
 
     Attributes:
         batches: The rows of the training batches. ``batches.steps`` has each member's number of steps.
@@ -48,6 +50,7 @@ class StackedData(InMemoryData):
         seed: int,
         same_order: bool = False,
         weights: Mapping[str, Tensor] | None = None,
+        drop_last: bool = False,
     ) -> None:
         super().__init__()
         if X.shape[: y.ndim] != y.shape:
@@ -77,7 +80,7 @@ class StackedData(InMemoryData):
             if weight.min() < 0:
                 raise InputError(f"weights of stage {stage} must not be negative; one is {weight.min()}")
         self.batch_size = batch_size
-        self.batches = StackedBatches(rows["train"], batch_size, seed, same_order)
+        self.batches = StackedBatches(rows["train"], batch_size, seed, same_order, drop_last)
 
     def train_dataloader(self) -> RowLoader:
         """Return the loader of stacked training batches, gathered from one pool of rows."""

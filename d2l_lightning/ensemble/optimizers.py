@@ -8,23 +8,27 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from d2l_lightning.errors import InputError
-from d2l_lightning.optim.stacked import stacked_optimizer
+from d2l_lightning.optim.schedulers import schedules, stacked_scheduler
+from d2l_lightning.optim.stacked import StackedOptimizer
+from d2l_lightning.optim.stacking import stacked_optimizer
 
 # Optimizers whose step for an element depends on other elements of the parameter.
 _MIXING = (torch.optim.LBFGS, torch.optim.Adafactor, torch.optim.Muon)
 
 
 def stacked_configuration(configured: Sequence[Any]) -> Any:
-    """Return the optimizers of K members as one, with the schedulers of the first.
+    """Return the optimizers and schedulers of K members as one.
 
     Args:
         configured: What ``configure_optimizers`` returned for each member, over the same stacked parameters.
+            Neighbours with the same settings and schedules have the same object.
 
     Raises:
-        InputError: If an optimizer mixes the elements of a parameter, or members differ in more than
-            ``lr`` and ``weight_decay``, or in these with a scheduler.
+        InputError: If an optimizer mixes the elements of a parameter, or members differ in more than ``lr``,
+            ``weight_decay``, ``l1`` and their schedules, or in these with a ``ReduceLROnPlateau``.
     """
     of_members = [list(_optimizers(each)) for each in configured]
+    apart = [id(each) for each in configured] if any(schedules(configured[0])) else None
     replaced: dict[int, Optimizer] = {}
     for optimizers in zip(*of_members, strict=True):
         if isinstance(optimizers[0], _MIXING):
@@ -32,8 +36,8 @@ def stacked_configuration(configured: Sequence[Any]) -> Any:
                 f"{type(optimizers[0]).__name__} mixes the elements of a parameter, so members would not "
                 "train as they do alone"
             )
-        replaced[id(optimizers[0])] = stacked_optimizer(optimizers)
-    return _replace(configured[0], replaced)
+        replaced[id(optimizers[0])] = stacked_optimizer(optimizers, apart)
+    return _merged(configured, replaced)
 
 
 def _optimizers(configured: Any) -> Iterator[Optimizer]:
@@ -47,18 +51,24 @@ def _optimizers(configured: Any) -> Iterator[Optimizer]:
             yield from _optimizers(part)
 
 
-def _replace(configured: Any, replaced: Mapping[int, Optimizer]) -> Any:
-    """Return a configuration in which optimizers are replaced by others."""
-    if isinstance(configured, Mapping):
-        return {name: _replace(part, replaced) for name, part in configured.items()}
-    if isinstance(configured, (list, tuple)):
-        return type(configured)([_replace(part, replaced) for part in configured])
-    if isinstance(configured, LRScheduler | ReduceLROnPlateau):
-        for scheduler in (configured, *vars(configured).get("_schedulers", ())):
-            optimizer = replaced.get(id(scheduler.optimizer), scheduler.optimizer)
-            if len(optimizer.param_groups) != len(scheduler.optimizer.param_groups):
-                raise InputError(
-                    f"members with a {type(scheduler).__name__} must have the same lr and weight_decay"
-                )
+def _merged(parts: Sequence[Any], replaced: Mapping[int, Optimizer], interval: str = "epoch") -> Any:
+    """Return what is the same part of the members' configurations as one, with the replaced optimizers."""
+    first = parts[0]
+    if isinstance(first, Mapping):
+        interval = first.get("interval", "epoch")
+        return {name: _merged([part[name] for part in parts], replaced, interval) for name in first}
+    if isinstance(first, (list, tuple)):
+        return type(first)([_merged(each, replaced, interval) for each in zip(*parts, strict=True)])
+    if isinstance(first, LRScheduler | ReduceLROnPlateau):
+        optimizer = replaced.get(id(first.optimizer), first.optimizer)
+        one = all(part is first for part in parts) or isinstance(first, ReduceLROnPlateau)
+        if not one and isinstance(optimizer, StackedOptimizer):
+            return stacked_scheduler(parts, optimizer, interval)
+        if len(optimizer.param_groups) != len(first.optimizer.param_groups):
+            raise InputError(
+                f"members with a {type(first).__name__} must have the same lr and weight_decay, and take as "
+                "many steps"
+            )
+        for scheduler in (first, *vars(first).get("_schedulers", ())):
             scheduler.optimizer = optimizer
-    return replaced.get(id(configured), configured)
+    return replaced.get(id(first), first)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from d2l_lightning.ensemble.optimizers import stacked_configuration
 from d2l_lightning.ensemble.vectorized import Vectorized
 from d2l_lightning.errors import InputError
 from d2l_lightning.models.base import SupervisedModule
+from d2l_lightning.optim.schedulers import StackedScheduler, depends_on_steps
 from d2l_lightning.optim.sgd import SGD
 from d2l_lightning.optim.stacked import StackedOptimizer
 
@@ -173,11 +175,14 @@ class StackedModule(SupervisedModule):
         # With accumulated gradients, a member takes a step if it had rows in one of the batches.
         first = batch_idx - batch_idx % self.trainer.accumulate_grad_batches
         steps_now = [first < steps for steps in self._steps]
-        if not all(active) and any(each.interval == "step" for each in self.trainer.lr_scheduler_configs):
-            raise InputError(
-                "some members take fewer steps than others, and a scheduler that goes on at every step is "
-                "for all of them; choose a batch_size with which all take as many, or another scheduler"
-            )
+        if not all(active):
+            for config in self.trainer.lr_scheduler_configs:
+                if config.interval == "step" and not isinstance(config.scheduler, StackedScheduler):
+                    raise InputError(
+                        "some members take fewer steps than others, and a "
+                        f"{type(config.scheduler).__name__} that goes on at every step is for all of them; "
+                        "choose a batch_size with which all take as many, or another scheduler"
+                    )
         optimizer = self.optimizers(use_pl_optimizer=False)
         if isinstance(optimizer, StackedOptimizer):
             optimizer.active = steps_now
@@ -277,18 +282,41 @@ class StackedModule(SupervisedModule):
                 logger.log_metrics(row, step=self.global_step)
 
     def configure_optimizers(self) -> Any:
-        """Return the members' optimizers for the stacked parameters, as one."""
+        """Return the members' optimizers and schedulers for the stacked parameters, as one."""
+        first = self._configured(0)
+        steps = [0] * self.num_members  # if they do not count, members with other steps stay together
+        if depends_on_steps(first):
+            steps = [self._own_training_steps(k) for k in range(self.num_members)]
+        keys = list(zip(steps, self.member_hparams, strict=True))
+        configured = [first]
+        for k in range(1, self.num_members):  # neighbours with the same key have one scheduler
+            configured.append(configured[-1] if keys[k] == keys[k - 1] else self._configured(k))
+        return stacked_configuration(configured)
+
+    def _configured(self, index: int) -> Any:
+        """Return what ``configure_optimizers`` of a member returns."""
         own = dict(self.stacked.hparams)
-        if all(hparams == own for hparams in self.member_hparams):
-            return stacked_configuration([self.stacked.configure_optimizers()] * self.num_members)
-        configured = []
         try:
-            for hparams in self.member_hparams:
-                self.stacked.hparams.update(hparams)
-                configured.append(self.stacked.configure_optimizers())
+            self.stacked.hparams.update(self.member_hparams[index])
+            vars(self.stacked)["num_training_steps"] = partial(self._own_training_steps, index)
+            return self.stacked.configure_optimizers()
         finally:
             self.stacked.hparams.update(own)
-        return stacked_configuration(configured)
+            del vars(self.stacked)["num_training_steps"]
+
+    def _own_training_steps(self, index: int) -> int:
+        """Return the number of steps that a member takes in this fit."""
+        total = self.num_training_steps()
+        if self.trainer.train_dataloader is None:
+            self.trainer.fit_loop.setup_data()
+        batches = getattr(self.trainer.train_dataloader, "batches", None)
+        if not isinstance(batches, StackedBatches):
+            return total
+        # With accumulated gradients, the last step of an epoch may have fewer batches.
+        accumulated, limit = self.trainer.accumulate_grad_batches, int(self.trainer.num_training_batches)
+        in_epoch, own = (-(-min(n, limit) // accumulated) for n in (limit, batches.steps[index]))
+        epochs, rest = divmod(total, in_epoch)
+        return epochs * own + min(rest, own)
 
     def configure_gradient_clipping(
         self,

@@ -1,5 +1,6 @@
 """Penalties on the size of weights."""
 
+import torch
 from torch import Tensor
 
 
@@ -23,3 +24,8 @@ def soft_threshold(w: Tensor, threshold: Tensor | float) -> Tensor:
     Source: Section 3.7.6, exercise 3; Parikh and Boyd, "Proximal Algorithms" (2014), Section 6.5.2.
     """
     return w.sign() * (w.abs() - threshold).clamp(min=0)
+
+
+def soft_threshold_(w: Tensor, threshold: float) -> Tensor:
+    """Soft-threshold w in place, by one operation; the threshold is a number. See ``soft_threshold``."""
+    return torch.ops.aten.softshrink.out(w, threshold, out=w)

@@ -1,5 +1,6 @@
 """The base class of supervised models: a weighted loss, and metrics over an epoch's examples."""
 
+import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -76,7 +77,7 @@ class SupervisedModule(LightningModule, ABC):
     Attributes:
         num_members: The number of models that this module trains side by side.
         buffer_hparams: Hyperparameters in which members that train side by side may differ: each is kept in a
-            buffer of the same name, or is the learning rate or the weight decay of the optimizer.
+            buffer of the same name, or is a learning rate, the weight decay or the ``l1`` of the optimizer.
         steps_follow_loss: Whether a ``training_step`` of the class's own takes the steps that ``loss`` gives,
             so that its modules may train side by side.
         steps_per_execution: How many minibatches one ``training_step`` trains on, which saves what the
@@ -86,6 +87,8 @@ class SupervisedModule(LightningModule, ABC):
             NaN for models that have no examples of the stage.
         examples: The weight of the examples of the last evaluation, by stage; shape as ``evaluated``.
         log_prefix: Text before the names of all metrics, which distinguishes the fits of a run.
+        encoding: The fitted encoder of the table that the features are made from, as plain values and
+            tensors, see ``TableEncoder.state``. Checkpoints have it, and the name of the module's class.
     """
 
     buffer_hparams: ClassVar[frozenset[str]] = frozenset()
@@ -108,6 +111,7 @@ class SupervisedModule(LightningModule, ABC):
         self._epoch_loss: Tensor | None = None
         self._fitted_by = 0  # the id of the Trainer of the last fit
         self._execution: Execution | None = None
+        self.encoding: Mapping[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has no Trainer, so it is in no execution.
@@ -126,7 +130,11 @@ class SupervisedModule(LightningModule, ABC):
         return self._trainer is not None and self.trainer.gradient_clip_val is not None
 
     def make_optimizer(
-        self, name: OptimizerName | Literal["adam"], lr: float, weight_decay: float = 0.0
+        self,
+        name: OptimizerName | Literal["adam"],
+        lr: float,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> torch.optim.Optimizer:
         """Return minibatch SGD, Adam or AdamW over all parameters; errors as in ``require_stable_decay``."""
         if name != "adam":  # Adam divides the gradient of its penalty by its size
@@ -134,7 +142,21 @@ class SupervisedModule(LightningModule, ABC):
         if name == "sgd":
             return torch.optim.SGD(self.parameters(), lr=lr, weight_decay=weight_decay)
         kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
-        return kind(self.parameters(), lr=lr, weight_decay=weight_decay, fused=not self.clips_gradients)
+        fused = not self.clips_gradients
+        return kind(self.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
+
+    def num_training_steps(self) -> int:
+        """Return the number of the optimizer's steps in this fit, as the length of a schedule.
+
+        For a member that trains beside others, this is the number of its own steps.
+
+        Raises:
+            InputError: If the fit has no steps, or no end.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < math.inf:
+            raise InputError("a schedule needs steps, and max_epochs or max_steps as its end")
+        return int(steps)
 
     @abstractmethod
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
@@ -254,6 +276,15 @@ class SupervisedModule(LightningModule, ABC):
     def load_fit_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``fit_state`` returned, before the fit goes on from a checkpoint."""
         self._first_loss, self._first_size = state.get("first_loss"), state.get("first_size")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a prediction needs beside the weights: the encoder and the name of the class."""
+        if self.encoding is not None:
+            checkpoint.update(encoding=dict(self.encoding), class_name=type(self).__name__)
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the encoder of a checkpoint that has one."""
+        self.encoding = checkpoint.get("encoding")
 
     def on_fit_start(self) -> None:
         """Raise an InputError for a Trainer that has fitted already, or a tensor that is no parameter."""

@@ -1,5 +1,6 @@
 """Parts of perceptrons: activations and initial weights by name, and variances of hidden layers."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
@@ -21,6 +22,27 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "identity": nn.Identity,  # makes all layers together a linear one (Section 4.1.1)
 }
+
+
+class NTKLinear(nn.Linear):
+    """A linear layer in the NTK parametrisation: ``X @ W.T / sqrt(d) + b`` for d inputs.
+
+    Weights and biases are drawn from N(0, 1). So a step of Adam, whose size is the learning rate, changes the
+    output of a wide layer as much as that of a narrow one.
+
+    Source: Jacot, Gabriel and Hongler, "Neural Tangent Kernel" (2018), Section 2.
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw weights and biases."""
+        nn.init.normal_(self.weight)
+        if self.bias is not None:
+            nn.init.normal_(self.bias)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return outputs of shape ``(B, q)`` for inputs of shape ``(B, d)``."""
+        # There are fewer inputs in a batch than weights.
+        return F.linear(X / math.sqrt(self.in_features), self.weight, self.bias)
 
 
 def make_activation(name: Activation) -> nn.Module:

@@ -1,6 +1,5 @@
 """Multilayer perceptrons for images, from scratch and concisely."""
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -8,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from d2l_lightning.errors import InputError, require_known, require_not_negative, require_positive
+from d2l_lightning.errors import require_known, require_not_negative, require_positive
 from d2l_lightning.functional.activations import relu
 from d2l_lightning.functional.dropout import require_probability
 from d2l_lightning.models.base import OptimizerName
@@ -133,8 +132,6 @@ class MLP(Classifier):
         optimizer = self.make_optimizer(self.hparams["optimizer"], lr, self.hparams["weight_decay"])
         if self.hparams["schedule"] == "constant":
             return optimizer
-        steps = self.trainer.estimated_stepping_batches
-        if not 0 < steps < math.inf:
-            raise InputError("schedule one_cycle needs steps, and max_epochs or max_steps as its end")
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, int(steps), cycle_momentum=False)
+        steps = self.num_training_steps()
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, cycle_momentum=False)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}

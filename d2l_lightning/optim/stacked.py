@@ -1,7 +1,7 @@
 """Adam, AdamW and SGD for K members whose parameters are stacked along dimension 0."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,17 +55,18 @@ class StackedOptimizer(Optimizer, ABC):
 
     Args:
         members: The optimizer of each member, over the same stacked parameters.
+        apart: A value for each member; members with different values are in different runs.
 
     Attributes:
         active: Whether each member takes part in the next steps; None if all do. Weights and state of a
             member that takes no part stay as they are.
     """
 
-    def __init__(self, members: Sequence[Optimizer]) -> None:
+    def __init__(self, members: Sequence[Optimizer], apart: Sequence[Any] | None = None) -> None:
         self.num_members = len(members)
         self.active: Sequence[bool] | None = None
         self._forget()
-        super().__init__(_groups(members), members[0].defaults)
+        super().__init__(_groups(members, apart or [None] * len(members)), members[0].defaults)
         self._step_supports_amp_scaling = bool(self.defaults["fused"])
 
     def _forget(self) -> None:
@@ -236,73 +237,17 @@ class StackedSGD(StackedOptimizer):
             torch._foreach_copy_(buffers, given)
 
 
-_STACKED: dict[type[Optimizer], type[StackedOptimizer]] = {
-    torch.optim.Adam: StackedAdam,
-    torch.optim.AdamW: StackedAdamW,
-    torch.optim.SGD: StackedSGD,
-}
-
-
-def stacked_optimizer(members: Sequence[Optimizer]) -> Optimizer:
-    """Return the optimizers of K members as one.
-
-    Adam, AdamW and SGD of ``torch.optim`` become a ``StackedOptimizer``. With another optimizer, members must
-    have the same settings; then that of the first is returned.
-
-    Args:
-        members: The optimizer of each member, over the same parameters, which are stacked along dimension 0.
-
-    Raises:
-        InputError: If the members differ in their optimizer's class, parameters, or a setting other than
-            ``lr`` and ``weight_decay``, or in these two with another optimizer.
-    """
-    first, name = members[0], type(members[0]).__name__
-    kind = None if first.defaults.get("differentiable") else _STACKED.get(type(first))
-    for member in members:
-        if type(member) is not type(first):
-            raise InputError(
-                f"members must have one kind of optimizer, not {name} and {type(member).__name__}"
-            )
-        if _parameters(member) != _parameters(first):
-            raise InputError(f"the {name} of every member must have the same groups of the same parameters")
-        # A scheduler adds settings that follow from those of Adam, AdamW and SGD.
-        for setting in _differing(first, member, first.defaults if kind else None):
-            if setting not in ("lr", "weight_decay"):
-                raise InputError(f"members may differ in lr and weight_decay, not in the {setting} of {name}")
-            if kind is None:
-                which = "Adam, AdamW and SGD of torch.optim"
-                raise InputError(f"members may differ in {setting} with {which}, not with this {name}")
-    return first if kind is None else kind(members)
-
-
-def _parameters(optimizer: Optimizer) -> list[list[int]]:
-    """Return the identities of the parameters of each group."""
-    return [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
-
-
-def _differing(first: Optimizer, member: Optimizer, names: Container[str] | None) -> Iterator[str]:
-    """Yield the settings with these names, or with any name, that differ in a group."""
-    for ours, theirs in zip(first.param_groups, member.param_groups, strict=True):
-        for name in ours.keys() - {"params"}:
-            if (names is None or name in names) and not _same(ours[name], theirs.get(name)):
-                yield name
-
-
-def _same(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
-
-
 def _runs(keys: Sequence[Any]) -> list[tuple[int, int]]:
     """Return where each run of equal keys starts and ends."""
     starts = [k for k in range(len(keys)) if k == 0 or keys[k] != keys[k - 1]]
     return list(zip(starts, [*starts[1:], len(keys)], strict=True))
 
 
-def _groups(members: Sequence[Optimizer]) -> Iterator[dict[str, Any]]:
+def _groups(members: Sequence[Optimizer], apart: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Yield the groups of a stacked optimizer: one for each run of members with equal settings."""
     for groups in zip(*(member.param_groups for member in members), strict=True):
         settings = [{name: group[name] for name in group if name != "params"} for group in groups]
-        for start, end in _runs(settings):
+        for start, end in _runs(list(zip(settings, apart, strict=True))):
             parameters = [] if start else groups[0]["params"]
             yield {**settings[start], "params": parameters, "members": (start, end)}
 

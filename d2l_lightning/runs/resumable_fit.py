@@ -70,7 +70,6 @@ class ResumableFit(NoStepHooks, Callback):  # type: ignore[misc]
             if self.saved is not None:  # there was no epoch left
                 set_rng_state(saved.rng)
             return
-        trainer.limit_train_batches = 0  # restores without training
         trainer.fit(model, data, ckpt_path=saved.path, weights_only=True)
         set_rng_state(saved.rng)
 
@@ -90,6 +89,11 @@ class ResumableFit(NoStepHooks, Callback):  # type: ignore[misc]
         if save and (self.saved is None or not self.saved.finished):
             self._save(trainer, finished=True)
         self.state.end(self.place)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no more if the saved fit is finished."""
+        if self.saved is not None and self.saved.finished:
+            trainer.limit_train_batches = 0  # not before: a schedule depends on the number of steps
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the state after the epoch before, or set what was saved."""

@@ -77,7 +77,7 @@ class Partial(Net):
 
 MEMBERS: dict[str, Callable[[], SupervisedModule]] = {
     "linear": lambda: PriceRegressor(6, lr=2.0),
-    "a network": lambda: PriceRegressor(6, [8, 5], "tanh", log_price=True, lr=0.01),
+    "a network": lambda: PriceRegressor(6, [8, 5], activation="tanh", log_price=True, lr=0.01),
     "huber": lambda: LinearRegression(6, loss="huber", lr=1e-3),
     "weight decay": lambda: WeightDecayScratch(6, 3.0, lr=1e-6),
     "softmax": lambda: SoftmaxRegression(6, 3),

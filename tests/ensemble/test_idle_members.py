@@ -72,7 +72,7 @@ MEMBERS: dict[str, Callable[[], SupervisedModule]] = {
     "SGD with momentum": lambda: Momentum(6),
     "SGD from scratch, and a penalty": lambda: WeightDecayScratch(6, 3.0, lr=1e-3),
     "a scheduler": lambda: Scheduled(6, lr=2.0),
-    "a network": lambda: PriceRegressor(6, [5], "tanh", log_price=True, lr=0.05),
+    "a network": lambda: PriceRegressor(6, [5], activation="tanh", log_price=True, lr=0.05),
     "batch normalization": lambda: Normalized(6, [5], log_price=True, lr=0.05),
 }
 
@@ -181,17 +181,6 @@ def test_an_optimizer_that_cannot_leave_out_members_is_refused(prices: Prices) -
         lean_trainer(**FLAGS).fit(StackedModule(members), folds_and_all(prices))
 
 
-def test_a_scheduler_of_steps_is_refused(prices: Prices) -> None:
-    class Stepwise(PriceRegressor):
-        def configure_optimizers(self) -> Any:
-            optimizer = super().configure_optimizers()
-            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    with pytest.raises(InputError, match="a scheduler that goes on at every step is for all of them"):
-        lean_trainer(**FLAGS).fit(StackedModule([Stepwise(6) for _ in range(4)]), folds_and_all(prices))
-
-
 DIFFERENT: dict[str, list[SupervisedModule]] = {
     "prices": [PriceRegressor(6, lr=lr, weight_decay=wd) for lr, wd in ((2.0, 0.0), (0.5, 0.0), (2.0, 0.3))],
     "linear": [LinearRegression(6, lr=lr) for lr in (1e-3, 1e-2)],
@@ -199,6 +188,8 @@ DIFFERENT: dict[str, list[SupervisedModule]] = {
     "logistic": [LogisticRegression(6, lr, wd) for lr, wd in ((0.1, 0.0), (0.1, 0.5))],
     "softmax": [SoftmaxRegression(6, 2, lr=lr) for lr in (0.1, 0.5)],
     "perceptron": [MLP(6, 2, [4], lr=lr, weight_decay=wd) for lr, wd in ((0.1, 0.0), (0.5, 0.1))],
+    "one cycle": [MLP(6, 2, [4], lr=lr, schedule="one_cycle") for lr in (0.1, 0.1, 0.5)],
+    "a scheduler of epochs": [Scheduled(6, lr=lr) for lr in (2.0, 0.5, 2.0)],
 }
 
 
@@ -207,7 +198,7 @@ def test_members_may_differ_in_learning_rate_and_weight_decay(name: str, prices:
     X, y = prices
     members = copy.deepcopy(DIFFERENT[name])
     alone = copy.deepcopy(members)
-    if name in ("logistic", "softmax", "perceptron"):
+    if name in ("logistic", "softmax", "perceptron", "one cycle"):
         y = (y > y.median()).long()
     rows = {stage: [torch.arange(40 + 3 * k) for k in range(len(members))] for stage in ("train", "val")}
     data = StackedData(X, y, rows, 8, seed=5)
@@ -222,7 +213,6 @@ def test_members_may_differ_in_learning_rate_and_weight_decay(name: str, prices:
 
 REFUSED: list[tuple[list[SupervisedModule], str]] = [
     ([LinearRegressionScratch(6, lr=lr) for lr in (0.1, 0.2)], "have the same hyperparameters"),
-    ([MLP(6, 2, lr=lr, schedule="one_cycle") for lr in (0.1, 0.2)], "OneCycleLR must have the same lr"),
     ([PriceRegressor(6, dropout=p) for p in (0.1, 0.2)], "have the same hyperparameters"),
 ]
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
-from d2l_lightning.functional.penalties import l1_penalty, l2_penalty, soft_threshold
+from d2l_lightning.functional.penalties import l1_penalty, l2_penalty, soft_threshold, soft_threshold_
 
 WEIGHTS = st.lists(st.floats(-10, 10), min_size=1, max_size=20).map(
     lambda values: torch.tensor(values, dtype=torch.float64)
@@ -20,7 +20,10 @@ def test_penalties_are_norms(w: torch.Tensor) -> None:
 
 @given(WEIGHTS, st.floats(0, 5))
 def test_the_soft_threshold_agrees_with_torch(w: torch.Tensor, threshold: float) -> None:
-    assert torch.equal(soft_threshold(w, threshold), F.softshrink(w, threshold))
+    expected = F.softshrink(w, threshold)
+    assert torch.equal(soft_threshold(w, threshold), expected)
+    assert soft_threshold_(w, threshold) is w
+    assert torch.equal(w, expected)
 
 
 @given(st.floats(-3, 3), st.floats(0, 2))

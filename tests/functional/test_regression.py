@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torchmetrics.functional import mean_squared_error
 
 from d2l_lightning.errors import InputError
-from d2l_lightning.functional.regression import log_rmse, squared_error, squared_log_error, squared_loss
+from d2l_lightning.functional.regression import (
+    absolute_error,
+    huber_loss,
+    log_rmse,
+    squared_error,
+    squared_log_error,
+    squared_loss,
+)
 
 PRICES = st.lists(st.tuples(st.floats(-1e3, 1e6), st.floats(0.5, 1e6)), min_size=1, max_size=30)
 
@@ -44,7 +51,19 @@ def test_squared_loss_is_half_the_squared_error_of_each_example() -> None:
     assert squared_error(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5])).tolist() == [4.0, 0.25]
 
 
-@pytest.mark.parametrize("loss", [squared_loss, squared_error, squared_log_error, log_rmse])
+def test_the_huber_loss_is_linear_beyond_the_threshold() -> None:
+    y_hat, y = torch.tensor([1.0, 2.0, -3.0, 0.0]), torch.tensor([1.0, 1.5, 1.0, 2.0])
+    assert huber_loss(y_hat, y, 2.0).tolist() == [0.0, 0.125, 2 * (4 - 1), 2.0]
+    assert absolute_error(y_hat, y).tolist() == [0.0, 0.5, 4.0, 2.0]
+
+
+def huber(y_hat: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return huber_loss(y_hat, y, 1.0)
+
+
+@pytest.mark.parametrize(
+    "loss", [squared_loss, squared_error, squared_log_error, log_rmse, absolute_error, huber]
+)
 def test_shapes_that_would_broadcast_are_an_error(loss: Callable[..., torch.Tensor]) -> None:
     with pytest.raises(InputError, match=r"y_hat of shape \(3,\) does not go with y of shape \(3, 1\)"):
         loss(torch.ones(3), torch.ones(3, 1))

@@ -161,7 +161,7 @@ def test_one_cycle_raises_the_learning_rate_and_lowers_it_again(trainer: Callabl
 
 @pytest.mark.parametrize("flags", [{"max_epochs": -1}, {"max_steps": 0}, {"limit_train_batches": 0}])
 def test_one_cycle_needs_a_last_step(trainer: Callable[..., Trainer], flags: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="one_cycle needs steps, and max_epochs or max_steps"):
+    with pytest.raises(InputError, match="a schedule needs steps, and max_epochs or max_steps"):
         trainer(**flags).fit(MLP(**SIZES, schedule="one_cycle"), Blobs())
 
 

@@ -14,6 +14,7 @@ from d2l_lightning.models.logistic_regression import LogisticRegression
 from d2l_lightning.models.mlp import MLP, MLPScratch
 from d2l_lightning.models.price_regressor import PriceRegressor
 from d2l_lightning.models.softmax_regression import SoftmaxRegression, SoftmaxRegressionScratch
+from d2l_lightning.models.table_regressor import TableRegressor
 from d2l_lightning.models.weight_decay import Lasso, WeightDecay, WeightDecayScratch
 
 IMAGES: dict[str, Any] = {"num_inputs": 784, "num_outputs": 10, "sigma": 0.01}
@@ -26,6 +27,14 @@ DEFAULTS: dict[Any, tuple[tuple[Any, ...], dict[str, Any]]] = {
     Lasso: ((3.0,), {"lr": 0.01, "sigma": 0.01}),
     LogisticRegression: ((), {"lr": 0.01, "weight_decay": 0.0}),
     PriceRegressor: ((), {"lr": 5.0, "hidden_sizes": (), "log_price": False, "weight_decay": 0.0}),
+    TableRegressor: (
+        (),
+        {
+            **{"hidden_sizes": (), "parametrization": "standard", "log_target": None, "standardize": False},
+            **{"clip": False, "loss": "squared", "metric": "rmse", "optimizer": "adam", "bias_lr": None},
+            **{"betas": (0.9, 0.999), "schedule": "constant", "dropout": 0.0, "weight_decay": 0.0, "l1": 0.0},
+        },
+    ),
     SoftmaxRegressionScratch: ((), {**IMAGES, "lr": 0.1}),
     SoftmaxRegression: ((), {**IMAGES, "lr": 0.1, "optimizer": "sgd"}),
     MLPScratch: ((), {**IMAGES, "num_hiddens": 256, "lr": 0.1}),

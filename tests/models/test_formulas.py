@@ -16,6 +16,7 @@ from d2l_lightning.models.logistic_regression import LogisticRegression
 from d2l_lightning.models.mlp import MLP, MLPScratch
 from d2l_lightning.models.price_regressor import PriceRegressor
 from d2l_lightning.models.softmax_regression import SoftmaxRegression, SoftmaxRegressionScratch
+from d2l_lightning.models.table_regressor import TableRegressor
 from d2l_lightning.models.weight_decay import Lasso, WeightDecay, WeightDecayScratch
 
 
@@ -57,8 +58,14 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Tensor]]] = {
         lambda m, X: layers(X, [m.W1.T, m.b1, m.W2.T, m.b2], torch.tanh),
     ),
     "price": (lambda: PriceRegressor(4, [5, 6]), lambda m, X: layers(X, of_net(m)).squeeze(1)),
+    "table, ntk": (
+        lambda: TableRegressor(4, [5], "silu", 0.5, "ntk"),
+        lambda m, X: (
+            F.silu(X @ m.net[0].weight.T / 2 + m.net[0].bias) @ m.net[-1].weight[0] / 5**0.5 + m.net[-1].bias
+        ),
+    ),
     "log price": (
-        lambda: PriceRegressor(4, [5], "gelu", 0.5, log_price=True),
+        lambda: PriceRegressor(4, [5], activation="gelu", dropout=0.5, log_price=True),
         lambda m, X: layers(X, of_net(m), F.gelu).squeeze(1).exp(),
     ),
 }

@@ -6,8 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from d2l_lightning.models.layers import initialize, layer_variances
+from d2l_lightning.models.layers import NTKLinear, initialize, layer_variances
 from d2l_lightning.models.mlp import MLP
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_in_the_ntk_parametrization_divides_its_weights(bias: bool) -> None:
+    layer = NTKLinear(5, 3, bias).double()
+    X = torch.randn(7, 5, dtype=torch.float64)
+    expected = X @ (layer.weight / 5**0.5).T + (layer.bias if bias else 0)
+    torch.testing.assert_close(layer(X), expected)
+    own = torch.autograd.grad(layer(X).square().sum(), layer.weight)
+    torch.testing.assert_close(own, torch.autograd.grad(expected.square().sum(), layer.weight))
 
 
 def test_initial_weights_have_their_standard_deviation() -> None:

@@ -95,7 +95,7 @@ def test_an_infinite_loss_names_the_epoch(prices: Data, trainer: Callable[..., T
 def test_a_checkpoint_holds_plain_values(
     prices: Data, trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
-    model = PriceRegressor(6, [5], "gelu", 0.1, log_price=True, lr=0.01, weight_decay=0.5)
+    model = PriceRegressor(6, [5], activation="gelu", dropout=0.1, log_price=True, lr=0.01, weight_decay=0.5)
     fit = trainer(max_epochs=1)
     fit.fit(model, DataLoader(TensorDataset(*prices), batch_size=8))
     fit.save_checkpoint(tmp_path / "model.ckpt")

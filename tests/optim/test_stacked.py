@@ -17,7 +17,9 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 
 from d2l_lightning.errors import InputError
 from d2l_lightning.optim import sgd
-from d2l_lightning.optim.stacked import StackedAdam, StackedOptimizer, stacked_optimizer
+from d2l_lightning.optim.proximal import ProximalAdamW
+from d2l_lightning.optim.stacked import StackedAdam, StackedOptimizer
+from d2l_lightning.optim.stacking import stacked_optimizer
 
 Make = Callable[..., Optimizer]
 
@@ -88,12 +90,18 @@ KINDS: dict[str, Make] = {
     "sgd, momentum": lambda p, **own: SGD(p, momentum=0.9, dampening=0.3, **own),
     "sgd, nesterov": lambda p, **own: SGD(p, momentum=0.7, nesterov=True, maximize=True, **own),
     "sgd, foreach": lambda p, **own: SGD(p, momentum=0.9, dampening=0.1, foreach=True, **own),
+    "adamw, proximal": lambda p, **own: ProximalAdamW(
+        [{"params": p[:1], "l1": 0.3}, {"params": p[1:]}], **own
+    ),
     "two groups": lambda p, **own: Adam([{"params": p[:1]}, {"params": p[1:], "weight_decay": 0.0}], **own),
 }
 FUSED: dict[str, Make] = {
     "adam, fused": lambda p, **own: Adam(p, fused=True, **own),
     "adam, fused amsgrad": lambda p, **own: Adam(p, fused=True, amsgrad=True, maximize=True, **own),
     "adamw, fused": lambda p, **own: AdamW(p, fused=True, **own),
+    "adamw, fused proximal": lambda p, **own: ProximalAdamW(
+        [{"params": p[:1], "l1": 0.3}, {"params": p[1:]}], fused=True, **own
+    ),
     "sgd, fused": lambda p, **own: SGD(p, fused=True, **own),
     "sgd, fused momentum": lambda p, **own: SGD(p, fused=True, momentum=0.9, dampening=0.3, **own),
 }
@@ -238,7 +246,7 @@ def test_a_gradient_that_has_a_graph_leaves_none_in_the_state(kind: str) -> None
     assert not any(value.requires_grad for value in states)
 
 
-@pytest.mark.parametrize("kind", ["adam", "adam, fused"])
+@pytest.mark.parametrize("kind", ["adam", "adam, fused", "adamw, proximal", "adamw, fused proximal"])
 def test_a_step_with_infinite_scaled_gradients_is_no_step(kind: str) -> None:
     side = Side({**KINDS, **FUSED}[kind], [{"lr": 0.1}, {"lr": 0.2}], [(16, 8)])
     scalers = [torch.amp.GradScaler("cpu", init_scale=4.0) for _ in range(3)]

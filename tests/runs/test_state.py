@@ -26,7 +26,7 @@ FLAGS: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "ma
 
 
 class Noisy(SupervisedModule):
-    """A model with what a state must hold: dropout, momentum, a schedule, a buffer that training changes."""
+    """A model with what a state must hold: dropout, momentum, schedules, a buffer that training changes."""
 
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__()
@@ -44,7 +44,10 @@ class Noisy(SupervisedModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), lr=self.hparams["lr"], momentum=0.9)
-        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)]
+        by_epoch = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2)
+        steps = min(self.num_training_steps(), 6)  # the same with more epochs
+        by_step = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return [optimizer], [by_epoch, {"scheduler": by_step, "interval": "step"}]
 
 
 class Killed(BaseException):
