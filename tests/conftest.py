@@ -29,6 +29,7 @@ from torch import Tensor
 from d2l_lightning.data.fashion_mnist import SYSTEM_FOLDER
 from d2l_lightning.runs.cli import Experiment, run_experiment
 
+HOUSE_FIGURES = {"learning_curves", "final_fit", "predictions", "importance", "residuals", "calibration"}
 ROOT = Path(__file__).parents[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # Okabe and Ito (2008): distinct for all kinds of colour vision. Each has a dash of its own, for grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
+LARGE = 1e9  # numbers that are not written out
 # A name with the x and y values of a curve.
 Curve = tuple[str, Sequence[float], Sequence[float]]
 Scale = Literal["linear", "log"]
@@ -27,8 +29,10 @@ def default_style() -> Iterator[None]:
     """Draw with matplotlib's own defaults, whatever the user's matplotlibrc says."""
     import matplotlib
 
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
+        # A name in a script that the font lacks is drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         yield
 
 
@@ -106,24 +110,46 @@ def draw_curves(panel: Axes, curves: Sequence[Curve]) -> None:
 
 def log_scale(panel: Axes, axis: Literal["x", "y"] = "y") -> None:
     """Give a panel a logarithmic axis whose ticks read as plain numbers, or powers of ten on wide ranges."""
-    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter, StrMethodFormatter
+    from matplotlib import ticker
 
     which = panel.xaxis if axis == "x" else panel.yaxis
     panel.set(**{f"{axis}scale": "log"})
     low, high = sorted(which.get_view_interval())
     few = low > 0 and high / low < 1e3  # decades alone would be too few ticks, or 1, 2 and 5 too many
-    which.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    narrow = low > 0 and high / low < 4
+    if low > 0 and high / low < 1.5:
+        number_ticks(panel, axis)
+        which.set_minor_locator(ticker.NullLocator())
+        return
+    subs = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0) if narrow else (1.0, 2.0, 5.0)
+    which.set_major_locator(ticker.LogLocator(subs=subs if few else (1.0,)))
     wide = low > 0 and high / low > 1e6  # plain numbers would be of different formats
-    which.set_major_formatter(LogFormatterSciNotation() if wide else StrMethodFormatter("{x:g}"))
-    which.set_minor_formatter(NullFormatter())
+    which.set_major_formatter(
+        ticker.LogFormatterSciNotation() if wide else ticker.StrMethodFormatter("{x:g}")
+    )
+    which.set_minor_formatter(ticker.NullFormatter())
+
+
+def number_ticks(panel: Axes, axis: Literal["x", "y"], log: bool = False) -> None:
+    """Give an axis with its data a scale, with few ticks that read as plain numbers if they are not large."""
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    which = panel.xaxis if axis == "x" else panel.yaxis
+    if log:
+        log_scale(panel, axis)
+    else:
+        which.set_major_locator(MaxNLocator(4 if axis == "x" else 7))
+    plain = not log or isinstance(which.get_major_formatter(), StrMethodFormatter)
+    if plain and max(map(abs, which.get_view_interval())) < LARGE:
+        which.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
 
 
 def histograms(panel: Axes, values: Mapping[str, Tensor], span: tuple[float, float]) -> None:
-    """Draw the shares of two sets of values, ``(n,)``, in 40 bins: the first as an area, the other as a line.
+    """Draw the shares of one or two sets of values, ``(n,)``, in 40 bins: an area, and a line for the second.
 
     ``span`` holds the least and the greatest value of the bins.
     """
-    styles = zip(COLOURS, ("stepfilled", "step"), (0.45, 1), strict=False)
+    styles = list(zip(COLOURS, ("stepfilled", "step"), (0.45, 1), strict=False))[: len(values)]
     for (name, each), (colour, kind, alpha) in zip(values.items(), styles, strict=True):
         shares = torch.full_like(each, 1 / len(each)).numpy()
         style: Any = {"histtype": kind, "color": colour, "alpha": alpha, "linewidth": 1.6}

@@ -75,7 +75,7 @@ class Experiment:
         # The settings of each part.
         self.parts: dict[str, list[str]] = {}
         for part in parts:
-            names = _settings(part.default)
+            names = settings_of(part.default)
             self.parts[part.name] = [name for name in names if name not in run_flags]
             required = _required(part.default)
             _add(self.parser, part.default, skip={*required, *(n for n in names if n in known)})
@@ -205,7 +205,7 @@ def _required(part: Callable[..., Any]) -> set[str | int]:
 
 
 @cache
-def _settings(part: Callable[..., Any]) -> list[str]:
+def settings_of(part: Callable[..., Any]) -> list[str]:
     """Return the names of a part's arguments with a default, followed into what it passes them on to."""
     return _add(ArgumentParser(), part, skip=_required(part))
 

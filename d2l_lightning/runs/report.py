@@ -61,7 +61,7 @@ def print_table(table: Table) -> None:
 
     def text(cell: str | float) -> Text:
         # The brackets of a unit are not markup.
-        return Text(f"{cell:.6f}" if isinstance(cell, float) else printable(str(cell)))
+        return Text(_number(cell) if isinstance(cell, float) else printable(str(cell)))
 
     drawn = RichTable(title=text(table.title), title_justify="left")
     for place, column in enumerate(table.columns):
@@ -72,6 +72,11 @@ def print_table(table: Table) -> None:
     with console.capture() as capture:  # rich itself ends the program where a pipe is closed
         console.print(drawn, *[text(table.note)] * bool(table.note), sep="\n")
     print(capture.get(), end="")
+
+
+def _number(value: float) -> str:
+    """Return a number with six decimals, or with six digits if it is too large or too small for them."""
+    return f"{value:.6f}" if value == 0 or 1e-4 <= abs(value) < 1e9 else f"{value:.6g}"
 
 
 def print_line(text: str) -> None:

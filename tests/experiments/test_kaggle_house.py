@@ -45,3 +45,12 @@ def test_statistics_of_the_training_rows_alone_change_little(tmp_path: Path) -> 
     results = results_of(tmp_path / "run", "--statistics", "train")
     assert results["val_log_rmse"] == pytest.approx(0.170157, abs=0.006)
     assert results["features"] == 331
+
+
+def test_the_recipe_has_its_figures(tmp_path: Path) -> None:
+    flags = ["--config", "configs/kaggle_house_best.yaml", "--final_models", "1"]
+    results = results_of(tmp_path / "run", *flags, "--check_val_every_n_epoch", "50")
+    assert results["features"] == 402
+    assert 0.1 < results["val_log_rmse"] < 0.107
+    assert results["mean_pooled_val_log_rmse"] == pytest.approx(results["val_log_rmse"], abs=0.001)
+    assert results["final_train_log_rmse"] == pytest.approx(0.087, abs=0.004)

@@ -1,10 +1,18 @@
 """Panels and curves have the axes, scales, markers and legends that are asked for."""
 
+import io
 from typing import Any
 
 import pytest
 
-from d2l_lightning.plots.style import curve_figure, draw_curves, log_scale, panels
+from d2l_lightning.plots.style import (
+    curve_figure,
+    default_style,
+    draw_curves,
+    log_scale,
+    number_ticks,
+    panels,
+)
 
 
 def test_panels_share_an_axis_for_one_label_and_have_their_own_for_several() -> None:
@@ -17,6 +25,34 @@ def test_panels_share_an_axis_for_one_label_and_have_their_own_for_several() -> 
         assert (axes[0].get_ylim() == axes[1].get_ylim()) is shared
         assert axes[1].get_ylabel() == ("" if shared else "norm")
         assert axes[0].get_xlim() == axes[1].get_xlim()
+
+
+def test_a_log_axis_of_a_narrow_range_has_several_ticks() -> None:
+    _, (panel,) = panels([""], "", "x", "y")
+    panel.plot([1, 2], [93.0, 106.0])
+    log_scale(panel)
+    low, high = panel.get_ylim()
+    ticks = [tick for tick in panel.yaxis.get_major_locator()() if low < tick < high]
+    assert 4 <= len(ticks) <= 8
+    assert panel.yaxis.get_major_formatter()(97.5) == "97.5"
+
+
+def test_ticks_are_plain_numbers_if_these_are_not_large() -> None:
+    written = []
+    for size in (1e6, 1e10):
+        _, (panel,) = panels([""], "", "x", "y")
+        panel.plot([1, 2], [size, size + 1000])
+        number_ticks(panel, "y")
+        written.append(panel.yaxis.get_major_formatter()(size + 500))
+    assert written[0] == "1,000,500"
+    assert "," not in written[1]
+
+
+def test_names_in_other_scripts_are_drawn_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    with default_style():
+        figure = curve_figure("\u5e74", {"": []}, "x", "y", legend="none")
+        figure.savefig(io.BytesIO())
+    assert list(recwarn) == []
 
 
 def test_a_curve_figure_has_scales_markers_and_legends() -> None:

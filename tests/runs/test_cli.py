@@ -31,7 +31,7 @@ from d2l_lightning.models.price_regressor import PriceRegressor
 from d2l_lightning.plots import style
 from d2l_lightning.runs.cli import Experiment, run_experiment
 from d2l_lightning.runs.run import Run
-from tests.conftest import load_experiment
+from tests.conftest import HOUSE_FIGURES, load_experiment
 
 main = load_experiment("kaggle_house").main
 QUICK = ["--accelerator", "cpu", "--max_epochs", "2", "--k", "3"]
@@ -78,15 +78,16 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_a_run_leaves_what_the_contract_says(finished: Path) -> None:
     names = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
-    figures = {"learning_curves", "final_fit", "predicted_prices"}
     checkpoints = {"fold_1", "fold_2", "fold_3", "final"}
     assert names == {
         "config.yaml",
+        "importance.csv",
         "manifest.json",
         "metrics.csv",
+        "oof_predictions.csv",
         "results.json",
         "submission.csv",
-        *(f"figures/{name}.png" for name in figures),
+        *(f"figures/{name}.png" for name in HOUSE_FIGURES),
         *(f"checkpoints/{name}.ckpt" for name in checkpoints),
     }
 
@@ -100,9 +101,9 @@ def test_results_report_versions_device_and_seed(finished: Path) -> None:
     assert environment["threads"] in (1, torch.get_num_threads())  # that of OMP_NUM_THREADS
     assert environment["seed"] == 0
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert {"features", "folds", "train_log_rmse", "val_log_rmse", "final_train_log_rmse"} == set(
-        report["results"]
-    )
+    figures = {"train_log_rmse", "val_log_rmse", "final_train_log_rmse"}
+    figures |= {"pooled_val_log_rmse", "mean_pooled_val_log_rmse"}
+    assert {"features", "folds", "metric", *figures} == set(report["results"])
 
 
 def test_metrics_hold_every_fold_and_the_final_fit_at_every_epoch(finished: Path) -> None:
@@ -337,7 +338,7 @@ BAD_CONFIGS = {
     "aliases": (b"hidden_sizes: &a [1, 2]\ndevices: *a", "alias *a"),
     "two documents": (b"k: 5\n---\nk: 6", "single document"),
     "a number as key": (b"5: 5", "Key must be a string"),
-    "unknown key": (b"k: 5\nfolds: 3", "Option 'folds' is not accepted"),
+    "unknown key": (b"k: 5\nfold: 3", "Option 'fold' is not accepted"),
     "unknown section": (b"trainer:\n  max_epochs: 3", "Option 'trainer"),
     "wrong type": (b"k: five", "k: Expected"),
     "wrong union": (b"data_dir: 5", "data_dir: Expected Path or null. Got value: 5"),
@@ -494,7 +495,7 @@ def test_hidden_sizes_make_a_perceptron(cli: Cli, tmp_path: Path, words: list[st
 
 
 def test_shuffled_folds_differ_from_contiguous_ones(finished: Path, cli: Cli, tmp_path: Path) -> None:
-    assert cli(*QUICK, "--shuffle_folds", "true", "--run_dir", "run") == 0
+    assert cli(*QUICK, "--folds", "shuffled", "--run_dir", "run") == 0
     shuffled = read_results(tmp_path / "run")["results"]
     plain = read_results(finished)["results"]
     assert shuffled["folds"] != plain["folds"]
@@ -555,7 +556,7 @@ def test_ctrl_c_prints_how_far_the_run_was_and_how_to_resume_it(
 def test_help_lists_every_flag(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("--help") == 0
     said = " ".join(capsys.readouterr().out.split())
-    own = "k lr weight_decay batch_size shuffle_folds log_price hidden_sizes dropout activation statistics"
+    own = "k lr weight_decay batch_size folds repeats log_price hidden_sizes dropout activation statistics"
     common = "data_dir config seed logger run_dir overwrite wandb_project wandb_mode"
     lightning = (
         "accelerator devices num_nodes strategy precision max_epochs gradient_clip_val deterministic max_time"

@@ -29,6 +29,13 @@ def test_a_table_lines_up_and_shows_brackets_as_they_are(capsys: pytest.CaptureF
     assert "value [red]" in lines[1]
 
 
+def test_numbers_have_six_decimals_unless_they_are_large_or_small(capsys: pytest.CaptureFixture[str]) -> None:
+    values = [0.0, -1.25, 123456.5, 1.5e12, -2.5e-7, float("nan")]
+    print_table(Table("title", ("value",), [(value,) for value in values]))
+    shown = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()[4:-1]]
+    assert shown == ["0.000000", "-1.250000", "123456.500000", "1.5e+12", "-2.5e-07", "nan"]
+
+
 @pytest.mark.parametrize(
     ("title", "name"),
     [

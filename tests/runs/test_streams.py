@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from d2l_lightning.runs.streams import ForgivingStream
-from tests.conftest import ROOT
+from tests.conftest import HOUSE_FIGURES, ROOT
 
 
 def test_a_stream_drops_what_it_cannot_write(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,5 +56,5 @@ def test_no_output_costs_a_run(tmp_path: Path) -> None:
         assert (tmp_path / name / "results.json").is_file(), name
         assert len((tmp_path / name / "submission.csv").read_text().splitlines()) == 1460, name
         pictures = {path.name for path in (tmp_path / name / "figures").iterdir()}
-        assert pictures == {"learning_curves.png", "final_fit.png", "predicted_prices.png"}, name
+        assert pictures == {f"{figure}.png" for figure in HOUSE_FIGURES}, name
         assert b"Traceback" not in done.stderr, name

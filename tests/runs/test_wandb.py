@@ -30,7 +30,7 @@ from d2l_lightning.runs.cli import Experiment, run_experiment
 from d2l_lightning.runs.journal import Journal
 from d2l_lightning.runs.run import Run
 from d2l_lightning.runs.trackers import Tracker
-from tests.conftest import ROOT, load_experiment
+from tests.conftest import HOUSE_FIGURES, ROOT, load_experiment
 from tests.data.test_fashion_mnist import write
 from tests.experiments.test_correct_shift import write_tables
 
@@ -187,7 +187,7 @@ def figures_of(job: Job) -> set[str]:
 
 
 def test_the_figures_are_there(job: Job) -> None:
-    assert figures_of(job) == {"learning_curves", "final_fit", "predicted_prices"}
+    assert figures_of(job) == HOUSE_FIGURES
 
 
 def test_a_classifier_shows_curves_confusion_and_predictions(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Tables with models: cross-validation, predictions from a run, importance of columns."""
