@@ -17,6 +17,7 @@ from d2l_lightning.shift.comparison import shift_results, shift_table
 from d2l_lightning.shift.correction import WeightedCrossValidation, feature_differences
 from d2l_lightning.shift.covariate import Detection, estimate_and_detect
 from d2l_lightning.shift.domain import DomainSettings
+from d2l_lightning.tabular.models import Target, saved_encoding
 
 import torch
 
@@ -72,6 +73,9 @@ def main(
     with torch.no_grad():
         models = correction.models.items()
         predictions = {kind: tables.decode(each(new.to(each.dtype)).to(new.dtype)) for kind, each in models}
+    target_of_models = Target(label, scale=tables.scale, classes=tables.classes)
+    for each in correction.models.values():
+        each.encoding = saved_encoding(tables.encoder, target_of_models)
     differences = feature_differences(tables.feature_names, X, new, estimated.weights)
     risks = correction.risks(tables.loss_unit)
     weights = pd.DataFrame({"line": tables.lines["source"], "weight": estimated.weights.numpy()})
