@@ -17,6 +17,7 @@ from d2l_lightning.data.hub import download as download
 from d2l_lightning.data.hub import download_all as download_all
 from d2l_lightning.data.hub import download_extract as download_extract
 from d2l_lightning.data.kaggle_house import KaggleHouse as KaggleHouse
+from d2l_lightning.data.kaggle_table import KaggleTable as KaggleTable
 from d2l_lightning.data.label_shift import LabelShiftedFashionMNIST as LabelShiftedFashionMNIST
 from d2l_lightning.data.regression import HighDimensionalData as HighDimensionalData
 from d2l_lightning.data.regression import PolynomialData as PolynomialData
@@ -27,9 +28,13 @@ from d2l_lightning.data.shifted_images import ShiftedFashionMNIST as ShiftedFash
 from d2l_lightning.data.shifted_tables import ShiftedTables as ShiftedTables
 from d2l_lightning.data.streams import DriftingStream as DriftingStream
 from d2l_lightning.data.synthetic_shift import SyntheticCovariateShift as SyntheticCovariateShift
+from d2l_lightning.data.tables.encoder import TableEncoder as TableEncoder
 from d2l_lightning.ensemble.alike import require_alike as require_alike
 from d2l_lightning.ensemble.data import StackedData as StackedData
+from d2l_lightning.ensemble.folds import group_k_fold as group_k_fold
 from d2l_lightning.ensemble.folds import k_fold as k_fold
+from d2l_lightning.ensemble.folds import make_folds as make_folds
+from d2l_lightning.ensemble.folds import stratified_k_fold as stratified_k_fold
 from d2l_lightning.ensemble.graph import traced as traced
 from d2l_lightning.ensemble.grid import cross_validation as cross_validation
 from d2l_lightning.ensemble.optimizers import stacked_configuration as stacked_configuration
@@ -43,6 +48,7 @@ from d2l_lightning.models.classifier import Classifier as Classifier
 from d2l_lightning.models.classifier import ScratchClassifier as ScratchClassifier
 from d2l_lightning.models.dropout_mlp import DropoutMLP as DropoutMLP
 from d2l_lightning.models.dropout_mlp import DropoutMLPScratch as DropoutMLPScratch
+from d2l_lightning.models.layers import NTKLinear as NTKLinear
 from d2l_lightning.models.linear_regression import LinearRegression as LinearRegression
 from d2l_lightning.models.linear_regression import LinearRegressionScratch as LinearRegressionScratch
 from d2l_lightning.models.logistic_regression import LogisticRegression as LogisticRegression
@@ -52,9 +58,13 @@ from d2l_lightning.models.notebooks import add_to_class as add_to_class
 from d2l_lightning.models.price_regressor import PriceRegressor as PriceRegressor
 from d2l_lightning.models.softmax_regression import SoftmaxRegression as SoftmaxRegression
 from d2l_lightning.models.softmax_regression import SoftmaxRegressionScratch as SoftmaxRegressionScratch
+from d2l_lightning.models.table_regressor import TableRegressor as TableRegressor
 from d2l_lightning.models.weight_decay import Lasso as Lasso
 from d2l_lightning.models.weight_decay import WeightDecay as WeightDecay
 from d2l_lightning.models.weight_decay import WeightDecayScratch as WeightDecayScratch
+from d2l_lightning.optim.proximal import ProximalAdamW as ProximalAdamW
+from d2l_lightning.optim.proximal import StackedProximalAdamW as StackedProximalAdamW
+from d2l_lightning.optim.schedulers import StackedScheduler as StackedScheduler
 from d2l_lightning.optim.sgd import SGD as SGD
 from d2l_lightning.optim.sgd import ProximalSGD as ProximalSGD
 from d2l_lightning.optim.stacked import StackedAdam as StackedAdam
@@ -69,3 +79,9 @@ from d2l_lightning.shift.covariate import estimate_and_detect as estimate_and_de
 from d2l_lightning.shift.covariate import require_trial_rows as require_trial_rows
 from d2l_lightning.shift.covariate import run_trials as run_trials
 from d2l_lightning.shift.domain import domain_classifier as domain_classifier
+from d2l_lightning.tabular.export import export_onnx as export_onnx
+from d2l_lightning.tabular.export import export_program as export_program
+from d2l_lightning.tabular.importance import permutation_importance as permutation_importance
+from d2l_lightning.tabular.predictor import ClassPredictor as ClassPredictor
+from d2l_lightning.tabular.predictor import PricePredictor as PricePredictor
+from d2l_lightning.tabular.predictor import TablePredictor as TablePredictor

@@ -86,7 +86,7 @@ def main(run: Run, recipe: str | Path = RECIPE, splits: int = 4, k: int = 5, mod
         {"pooled_val_log_rmse": pooled},
         products={"ablation.csv": table.rename_axis("variant").reset_index()},
         tables=[Table(title, columns, rows)],
-        figures={"ablation": lambda: comparison_figure(pooled, "pooled log RMSE", title)},
+        figures={"ablation": lambda: comparison_figure(pooled, "pooled log RMSE", title, "split")},
     )
 
 

@@ -13,6 +13,8 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 ARGUMENTS = {
     "benchmark": ["kaggle_house"],
+    "kaggle_table": ["--train", "train.csv", "--id", "Id", "--label", "price"],
+    "predict": ["--run", "runs/houses", "--data", "new.csv"],
     "correct_shift": ["--source", "labelled.csv", "--target", "new.csv", "--label", "price"],
 }
 

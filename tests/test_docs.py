@@ -11,13 +11,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 
 from d2l_lightning.data import fashion_mnist
 from d2l_lightning.data.kaggle_house import BUNDLED
 from d2l_lightning.runs.cli import run_experiment
-from tests.conftest import ROOT, load_experiment
+from tests.conftest import ROOT, empty_file, load_experiment
 from tests.data.test_fashion_mnist import write
+from tests.tools.house_runs import write_house_run
 
 FILES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in FILES}
@@ -47,11 +50,15 @@ QUICK = {
     "covariate_shift_images": DOMAIN,
     "dropout": ["--max_epochs", "1", "--num_masks", "2"],
     "initialization": ["--max_epochs", "1", "--depths", "2"],
-    "kaggle_house": ["--max_epochs", "1", "--accelerator", "cpu"],
+    "house_ablation": ["--splits", "1", "--models", "1", "--k", "2", "--recipe", "my_data/recipe.yaml"],
+    "house_comparison": ["--max_epochs", "1", "--k", "2", "--data_dir", "my_data/few"],
+    "kaggle_house": ["--max_epochs", "1", "--accelerator", "cpu", "--k", "2"],
+    "kaggle_table": ["--max_epochs", "1", "--accelerator", "cpu", "--k", "2"],
     "label_shift": ["--max_epochs", "10", "--batch_size", "8"],
     "linear_regression": ["--max_epochs", "1"],
     "mlp": ["--max_epochs", "1"],
     "normal_distribution": [],
+    "predict": [],
     "polynomial_regression": ["--max_epochs", "1", "--degrees", "3", "--epochs", "2"],
     "softmax_regression": ["--max_epochs", "1"],
     "vectorization": ["--n", "10", "100"],
@@ -67,9 +74,15 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     own = write(tmp_path / "my_data", (400, 100))
     monkeypatch.setattr(fashion_mnist, "SYSTEM_FOLDER", own)
     monkeypatch.setenv("D2L_LIGHTNING_CACHE", str(own))  # for the processes that the benchmark starts
+    few = own / "few"
+    few.mkdir()
     for kind in ("train", "test"):
         with gzip.open(BUNDLED / f"kaggle_house_pred_{kind}.csv.gz") as stream:
-            (own / f"{kind}.csv").write_bytes(stream.read())
+            content = stream.read()
+        (own / f"{kind}.csv").write_bytes(content)
+        few.joinpath(f"{kind}.csv").write_bytes(b"\n".join(content.splitlines()[:120]))
+    recipe = {"data_dir": "my_data/few", "hidden_sizes": [2], "max_epochs": 1}
+    (own / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     for file, header in (("labelled", "Id,size,price"), ("new", "Id,size")):
         rows = [",".join(str(i * column) for column in range(1, header.count(",") + 2)) for i in range(30)]
         Path(f"{file}.csv").write_text("\n".join([header, *rows]))
@@ -77,7 +90,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_runs(command: str, workplace: Path) -> None:
+def test_a_command_runs(command: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Figure, "savefig", empty_file)
     script, *flags = shlex.split(command)
     name = Path(script).stem
     main = load_experiment(name).main
@@ -86,6 +100,8 @@ def test_a_command_runs(command: str, workplace: Path) -> None:
             run_experiment(main, flags)
         assert stop.value.code == 0
         return
+    if name == "predict":
+        write_house_run(Path(flags[flags.index("--run") + 1]), k=2)
     disabled = ["--wandb_mode", "disabled"] if "wandb" in flags else []
     run_experiment(main, [*flags, *QUICK[name], *disabled, "--run_dir", str(workplace / "run")])
     assert (workplace / "run" / "results.json").exists()
@@ -101,6 +117,8 @@ def test_python_code_runs_or_is_quoted_from_the_file_that_is_named(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if "PricePredictor.load" in PAGES[page]:
+        write_house_run(Path("runs/houses"), k=2)
     scope: dict[str, object] = {}
     for file, block in re.findall(rf"(?:{QUOTE})?```python\n(.*?)```", PAGES[page], re.DOTALL):
         if file:

@@ -141,21 +141,26 @@ def calibration_figure(
     return figure
 
 
-def comparison_figure(scores: Mapping[str, Sequence[float]], metric: str, title: str) -> Figure:
-    """Draw the metric of each fold, and the mean of the folds, for several methods.
+def comparison_figure(
+    scores: Mapping[str, Sequence[float]], metric: str, title: str, each: str = "fold"
+) -> Figure:
+    """Draw the metric of each fold or split, and their mean, for several methods.
 
     Args:
         scores: The metric of each fold, by the name of the method; the folds are those of all methods.
         metric: The name of the metric.
         title: The title.
+        each: What a point stands for.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure = empty_figure(6.4, 1.5 + 0.55 * len(scores))
     panel = figure.subplots()
     places = range(len(scores))
     means = [sum(folds) / len(folds) for folds in scores.values()]
     panel.scatter(means, places, marker="|", s=400, linewidth=2.5, color=COLOURS[1], label="mean")
     for place, folds in zip(places, scores.values(), strict=True):
-        label = None if place else "each fold"
+        label = None if place else f"each {each}"
         panel.plot(folds, [place] * len(folds), "o", color=COLOURS[0], markersize=4, alpha=0.7, label=label)
     for place, mean in zip(places, means, strict=True):
         where: dict[str, Any] = {
@@ -168,6 +173,7 @@ def comparison_figure(scores: Mapping[str, Sequence[float]], metric: str, title:
     panel.set_yticks(places, list(scores))
     panel.set_ylim(len(scores) - 0.5, -0.7)
     panel.set_xlabel(metric)
+    panel.xaxis.set_major_locator(MaxNLocator(5))
     panel.grid(visible=True, axis="x", alpha=0.25)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)

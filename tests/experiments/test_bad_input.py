@@ -20,6 +20,15 @@ CASES = {
     "covariate_shift": [
         (["--trials", "0", "--trial_rows", "-5"], "trial_rows must be positive, not -5"),
     ],
+    "house_comparison": [
+        (["--methods"], "methods must name at least one method"),
+        (["--methods", "lasso", "lasso"], "each one once"),
+        (["--methods", "book", "xgboost"], "methods: "),
+        (
+            ["--methods", "lasso", "--k", "1"],
+            "k must be from 2 to the number of training rows, 1460; it is 1",
+        ),
+    ],
     "mlp": [
         (["--hidden_sizes", "1000000000000"], "the largest setting is hidden_sizes 1000000000000"),
     ],

@@ -2,20 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
 from d2l_lightning.plots import style
 from d2l_lightning.runs.cli import run_experiment
-from tests.conftest import load_experiment
+from tests.conftest import empty_file, load_experiment
 from tests.experiments.test_settings import CASES, Runs
 
 TINY: dict[str, str] = {}
 for _name, _flags, _ in CASES:
     TINY.setdefault(_name, _flags)
-for _name in ("activations", "bandits", "normal_distribution", "vectorization"):  # they train nothing
+for _name in ("activations", "bandits", "normal_distribution", "predict", "vectorization"):  # no training
     del TINY[_name]
 REFUSED = {
     ("kaggle_house", "16-true"),
@@ -26,11 +25,8 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    def savefig(figure: Figure, path: Path) -> None:
-        Path(path).write_bytes(b"")  # what is drawn into the file takes most of the time
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", savefig)
+        patch.setattr(Figure, "savefig", empty_file)
         patch.setattr(style, "default_style", nullcontext)
         yield Runs(tmp_path_factory.mktemp("precision"))
 

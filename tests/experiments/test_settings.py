@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from torch.utils.benchmark import Measurement, TaskSpec, Timer
@@ -20,7 +21,10 @@ from d2l_lightning.data.kaggle_house import BUNDLED
 from d2l_lightning.plots import style
 from tests.conftest import ROOT, own_flags, run_outputs
 from tests.data.test_fashion_mnist import write
+from tests.tools.house_runs import write_house_run
+from tests.tools.tables import write_tables
 
+FLATS = "--train {flats}/train.csv --test {flats}/test.csv"
 TABLES = "--source {tables}/source.csv --target {tables}/target.csv"
 DOMAIN = "--domain_steps 6 --num_permutations 19"
 SYNTHETIC = "--num_source 60 --num_target 40 --num_test 50"
@@ -180,7 +184,24 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
     (
         "covariate_shift_houses",
         f"--hidden_sizes 4 --data_dir {{houses}} --max_epochs 1 {DOMAIN}",
-        {"activation": ("tanh", "results/risk_*"), "dropout": ("0.5", "results/risk_*")},
+        {
+            "activation": ("tanh", "results/risk_*"),
+            "dropout": ("0.5", "results/risk_*"),
+            "parametrization": ("ntk", "results/risk_*"),
+            "loss": ("huber --huber_threshold 0.1", "results/risk_*"),
+            "optimizer": ("adamw --weight_decay 0.5", "results/risk_*"),
+        },
+    ),
+    (
+        "covariate_shift_houses",
+        f"--loss huber --optimizer adamw --data_dir {{houses}} --max_epochs 1 {DOMAIN}",
+        {
+            "huber_threshold": ("0.01", "results/risk_*"),
+            "bias_lr": ("0.5", "results/risk_*"),
+            "betas": ("0.5 0.6", "results/risk_*"),
+            "schedule": ("cosine", "results/risk_*"),
+            "l1": ("0.5", "results/risk_*"),
+        },
     ),
     (
         "covariate_shift_images",
@@ -225,6 +246,28 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
         },
     ),
     (
+        "house_ablation",
+        "--recipe {recipes}/one.yaml --splits 1 --k 2 --models 1",
+        {
+            "recipe": ("{recipes}/other.yaml", "results/pooled_val_log_rmse/*"),
+            "splits": ("2", "csv/ablation/2"),
+            "k": ("3", "results/pooled_val_log_rmse/*", "csv/ablation/1"),
+            "models": ("2", "results/pooled_val_log_rmse/*"),
+            "seed": ("1", "results/pooled_val_log_rmse/*"),
+        },
+    ),
+    (
+        "house_comparison",
+        "--data_dir {houses} --methods book lasso --k 3 --max_epochs 2",
+        {
+            "methods": ("lasso", "csv/comparison/method", "results/methods/book/*", "printed/the book's net"),
+            "k": ("4", "results/k", "results/methods/*/folds", "results/methods/*/pooled"),
+            "folds": ("shuffled", "results/fold_scheme", "results/methods/*/folds"),
+            "data_dir": ("{other_houses}", "results/methods/*/folds", "results/methods/*/pooled"),
+            "seed": ("1", "results/methods/book/folds"),
+        },
+    ),
+    (
         "initialization",
         f"{IMAGES} {SPLIT} {DEEP} --num_matrices 3 --matrix_size 3",
         {
@@ -252,14 +295,56 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "lr": ("0.2", "weights/*", "hparams/*/lr", "csv/submission/SalePrice"),
             "weight_decay": ("1", "weights/*", "hparams/*/weight_decay", "csv/submission/SalePrice"),
             "batch_size": ("8", "weights/*", "csv/submission/SalePrice"),
-            "shuffle_folds": ("true", "weights/fold_*", "results/folds/*"),
+            "folds": ("shuffled", "weights/fold_*", "results/folds/*", "csv/oof_predictions/fold"),
+            "repeats": ("2 --folds stratified", "results/folds/[456]/*", "weights/fold_3_repeat_2"),
+            "final_models": ("2", "weights/final*", "csv/submission/SalePrice"),
+            "drop_last": ("true", "weights/*", "csv/submission/SalePrice"),
             "log_price": ("true", "weights/*", "hparams/*/log_price", "csv/submission/SalePrice"),
             "hidden_sizes": ("5", "weights/*", "hparams/*/hidden_sizes", "csv/submission/SalePrice"),
             "dropout": ("0.5", "weights/*", "hparams/*/dropout", "csv/submission/SalePrice"),
             "activation": ("tanh", "weights/*", "hparams/*/activation", "csv/submission/SalePrice"),
+            "parametrization": ("ntk", "weights/*", "hparams/*/parametrization"),
+            "loss": ("huber", "weights/*", "hparams/*/loss", "csv/submission/SalePrice"),
+            "optimizer": ("adamw --weight_decay 1", "weights/*", "hparams/*/optimizer"),
             "statistics": ("train", "weights/*", "results/folds/*", "csv/submission/SalePrice"),
+            "features": ("ames", "results/features", "weights/*", "csv/submission/SalePrice"),
             "data_dir": ("{other_houses}", "weights/*", "results/folds/*", "csv/submission/SalePrice"),
             "seed": ("1", "weights/*", "csv/submission/SalePrice"),
+        },
+    ),
+    (
+        "kaggle_house",
+        "--data_dir {houses} --max_epochs 2 --k 3 --log_price true --lr 0.1 --loss huber --optimizer adamw",
+        {
+            "standardize": ("true", "weights/*", "hparams/*/standardize", "csv/submission/SalePrice"),
+            "clip": ("true", "hparams/*/clip", "weights/*"),
+            "huber_threshold": ("0.1", "weights/*", "hparams/*/huber_threshold"),
+            "bias_lr": ("0.5", "weights/*", "hparams/*/bias_lr", "csv/submission/SalePrice"),
+            "betas": ("0.5 0.6", "weights/*", "hparams/*/betas", "csv/submission/SalePrice"),
+            "schedule": ("cosine", "weights/*", "hparams/*/schedule", "csv/submission/SalePrice"),
+            "l1": ("0.1", "weights/*", "hparams/*/l1", "csv/submission/SalePrice"),
+        },
+    ),
+    (
+        "kaggle_table",
+        f"{FLATS} --id id --label rent --ignore note --max_epochs 2 --k 3 --batch_size 16 --final_models 1",
+        {
+            "train": ("{flats}/other_train.csv", "weights/*", "csv/oof_predictions/rent"),
+            "test": ("{flats}/other_test.csv", "csv/submission/rent"),
+            "id": ("note --ignore id", "csv/oof_predictions/note", "csv/submission/note"),
+            "label": ("rooms --ignore note rent", "csv/oof_predictions/rooms", "weights/*"),
+            "ignore": ("note street", "results/features", "csv/importance/column"),
+            "metric": ("mae", "results/metric", "results/val_mae", "hparams/*/metric"),
+            "features": ("columns", "results/features", "weights/*"),
+            "statistics": ("train", "weights/fold_*"),
+            "batch_size": ("8", "weights/*"),
+            "drop_last": ("true", "weights/*"),
+            "log_target": ("true", "weights/*", "hparams/*/log_target"),
+            "k": ("4", "results/folds/*", "weights/fold_*"),
+            "folds": ("group:street", "weights/fold_*", "results/folds/*"),
+            "repeats": ("2 --folds shuffled", "results/folds/[456]/*", "weights/fold_3_repeat_2"),
+            "final_models": ("2", "weights/final*", "csv/submission/rent"),
+            "seed": ("1", "weights/*", "csv/submission/rent"),
         },
     ),
     (
@@ -390,6 +475,17 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "seed": ("1", "weights/*"),
         },
     ),
+    (
+        "predict",
+        "--run {priced} --data {houses}/test.csv",
+        {
+            "run": ("{other_priced}", "csv/predictions/prediction", "csv/predictions/upper"),
+            "data": ("{other_houses}/test.csv", "csv/predictions/prediction", "csv/predictions/Id"),
+            "export": ("torch", "results/exported"),
+            "model": ("final", "csv/predictions/prediction", "results/models"),
+            "coverage": ("0.5", "csv/predictions/lower", "csv/predictions/upper"),
+        },
+    ),
     ("vectorization", "--n 2 3", {"n": ("2 4", "results/n")}),
     (
         "weight_decay",
@@ -414,7 +510,26 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
     ),
 ]
 # Flags that change no output have tests of their own below.
-SPECIAL = {"linear_regression": {"loader"}, "vectorization": {"repeats"}, "initialization": {"depths"}}
+SPECIAL = {
+    "linear_regression": {"loader"},
+    "vectorization": {"repeats"},
+    "initialization": {"depths"},
+    # The model is that of kaggle_house.
+    "kaggle_table": {
+        *(
+            "activation",
+            "betas",
+            "bias_lr",
+            "clip",
+            "dropout",
+            "hidden_sizes",
+            "huber_threshold",
+            "l1",
+            "loss",
+        ),
+        *("lr", "optimizer", "parametrization", "schedule", "standardize", "weight_decay"),
+    },
+}
 EXPERIMENTS = sorted({path.stem for path in (ROOT / "experiments").glob("*.py")} - {"benchmark"})
 
 
@@ -425,6 +540,23 @@ def houses(folder: Path, first: int) -> Path:
         with gzip.open(BUNDLED / f"kaggle_house_pred_{kind}.csv.gz", "rt") as stream:
             header, *lines = stream.readlines()
         (folder / f"{kind}.csv").write_text("".join([header, *lines[first::12]]))
+    return folder
+
+
+def flats(folder: Path) -> Path:
+    folder.mkdir()
+    for prefix, seed in (("other_", 1), ("", 0)):
+        for file in write_tables(folder, seed=seed):
+            file.rename(folder / f"{prefix}{file.name}")
+    return folder
+
+
+def recipes(folder: Path, data_dir: Path) -> Path:
+    folder.mkdir()
+    recipe = (ROOT / "configs" / "kaggle_house_best.yaml").read_text()
+    for name, width in (("one", 2), ("other", 3)):
+        own = {"hidden_sizes": [width], "max_epochs": 1, "batch_size": 32, "data_dir": str(data_dir)}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({**yaml.safe_load(recipe), **own}))
     return folder
 
 
@@ -455,6 +587,10 @@ class Runs:
             "houses": houses(folder / "houses", 0),
             "other_houses": houses(folder / "other_houses", 1),
             "tables": tables(folder / "tables"),
+            "flats": flats(folder / "flats"),
+            "recipes": recipes(folder / "recipes", folder / "houses"),
+            "priced": write_house_run(folder / "priced", k=2),
+            "other_priced": write_house_run(folder / "other_priced", k=2, lr=0.001),
         }
 
     def __call__(self, name: str, flags: str) -> dict[str, Any]:

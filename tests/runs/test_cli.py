@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 
 from d2l_lightning.data.fashion_mnist import FashionMNIST
 from d2l_lightning.data.hub import cache_folder
@@ -31,7 +32,7 @@ from d2l_lightning.models.price_regressor import PriceRegressor
 from d2l_lightning.plots import style
 from d2l_lightning.runs.cli import Experiment, run_experiment
 from d2l_lightning.runs.run import Run
-from tests.conftest import HOUSE_FIGURES, load_experiment
+from tests.conftest import HOUSE_FIGURES, empty_file, load_experiment
 
 main = load_experiment("kaggle_house").main
 QUICK = ["--accelerator", "cpu", "--max_epochs", "2", "--k", "3"]
@@ -43,6 +44,7 @@ Cli = Callable[..., int]
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Run the house job in an empty folder and return its exit status."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Figure, "savefig", empty_file)
 
     def call(*flags: str) -> int:
         try:
