@@ -8,7 +8,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from d2l_lightning.data.fashion_mnist import SYSTEM_FOLDER
 from d2l_lightning.runs.cli import Experiment, run_experiment
+from d2l_lightning.runs.run import Run
 
 HOUSE_FIGURES = {"learning_curves", "final_fit", "predictions", "importance", "residuals", "calibration"}
 ROOT = Path(__file__).parents[1]
@@ -38,6 +40,11 @@ needs_fashion_mnist = pytest.mark.skipif(
     not SYSTEM_FOLDER.is_dir() and "CI_HAS_FASHION_MNIST" not in os.environ,
     reason=f"Fashion-MNIST is not in {SYSTEM_FOLDER}: install Debian's package dataset-fashion-mnist",
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow tests first: a worker that begins one last would leave the others without work."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def lean_trainer(**flags: Any) -> Trainer:
@@ -72,6 +79,12 @@ def trainer_fixture() -> Callable[..., Trainer]:
     return lean_trainer
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no figures, where no test looks at them: drawing takes as long as a short training."""
+    monkeypatch.setattr(Run, "_draw", no_figure)
+
+
 @pytest.fixture(scope="session")
 def prices() -> tuple[Tensor, Tensor]:
     """Return 47 rows of 6 features and positive prices that depend on them: a size that nothing divides."""
@@ -88,6 +101,23 @@ def run_results(name: str, folder: Path, *flags: str) -> dict[str, Any]:
     assert report["experiment"] == name
     results: dict[str, Any] = report["results"]
     return results
+
+
+def check_medians(within: Callable[[int], Mapping[str, bool]], seeds: int) -> None:
+    """Check that the medians over an odd number of seeds are within bounds.
+
+    A median is within bounds if most values are. So no more seeds are tried than are needed for this.
+
+    Args:
+        within: Returns for a seed, by the name of a value, whether the value is within its bounds.
+        seeds: The number of seeds.
+    """
+    found: Counter[str] = Counter()
+    for seed in range(seeds):
+        found.update(within(seed))
+        if min(found.values()) > seeds // 2:
+            return
+    pytest.fail(f"of {seeds} values, so many are within their bounds: {dict(found)}")
 
 
 def own_flags(name: str) -> set[str]:
@@ -131,6 +161,10 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _leaves(f"{name}/{key}", item)
     else:
         yield name, value
+
+
+def no_figure(run: Run, name: str, draw: Callable[[], Any]) -> None:
+    """Take the place of ``Run._draw``; jsonargparse reads its source, so it is no lambda."""
 
 
 def empty_file(figure: Any, path: Path) -> None:

@@ -11,6 +11,7 @@ from tests.data.test_fashion_mnist import write
 experiment = load_experiment("backpropagation")
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
 def test_results_and_figures(activation: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(write(tmp_path / "data"))

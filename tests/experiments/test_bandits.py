@@ -11,6 +11,7 @@ from tests.conftest import load_experiment, run_results
 experiment = load_experiment("bandits")
 
 
+@pytest.mark.figures
 def test_the_regret_agrees_with_theory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     strategies = ["--arms", "0.2", "0.5", "0.8", "--epsilons", "0", "0.1", "1"]
     flags = [*strategies, "--steps", "2000", "--repeats", "50"]

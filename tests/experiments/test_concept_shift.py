@@ -25,6 +25,7 @@ def test_online_training_beats_a_frozen_model_in_the_median_of_five_seeds(tmp_pa
     assert frozen == pytest.approx((2 - 2 * (angles - angles[0]).cos()).mean().item() + 0.01, rel=0.1)
 
 
+@pytest.mark.figures
 def test_without_drift_the_frozen_model_is_as_good(tmp_path: Path) -> None:
     results = run_results("concept_shift", tmp_path / "run", "--turn", "0")
     assert results["frozen_error"] == pytest.approx(results["online_error"], rel=0.1)

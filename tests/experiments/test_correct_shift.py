@@ -47,6 +47,7 @@ def features(table: pd.DataFrame) -> np.ndarray[Any, Any]:
     return np.column_stack([table["size"], table["age"], table["city"] == "Rome", table["city"] == "Oslo"])
 
 
+@pytest.mark.figures
 def test_the_estimates_agree_with_the_labels_of_the_target(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,6 +290,7 @@ def test_flags_that_end_training_early_are_errors(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "run" / "results.json").exists()
 
 
+@pytest.mark.figures
 def test_constant_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = pd.DataFrame({"a": [1.0] * 60, "b": ["x"] * 60})
     flags = files(tmp_path, table[:40].assign(y=range(40)), table[40:])

@@ -53,6 +53,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.figures
 def test_a_run_writes_results_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data_dir", str(write(tmp_path / "data", (400, 200))), "--trials", "20", "--trial_rows", "60"]
     flags = [*QUICK, *data, "--kind", "brightness", "--amount", "0.1", "--num_permutations", "99"]

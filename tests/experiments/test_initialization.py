@@ -12,6 +12,7 @@ experiment = load_experiment("initialization")
 QUICK = ["--max_epochs", "1", "--batch_size", "16", "--num_layers", "4", "--width", "12", "--depths", "2"]
 
 
+@pytest.mark.figures
 def test_results_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(write(tmp_path / "data"))
     results = run_results("initialization", tmp_path / "run", "--data_dir", folder, *QUICK, "--sigmas", "0.5")

@@ -21,6 +21,7 @@ def quick(folder: Path) -> list[str]:
     return [*data, "--max_epochs", "10", "--batch_size", "8", "--lr", "0.5"]
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("soft", ["true", "false"])
 def test_results_are_consistent_and_written(
     soft: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

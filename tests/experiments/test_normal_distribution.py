@@ -25,6 +25,7 @@ def test_integrals_are_exact_for_narrow_and_wide_densities(tmp_path: Path) -> No
     assert [density["integral"] for density in results["densities"]] == pytest.approx([1, 1], abs=1e-5)
 
 
+@pytest.mark.figures
 def test_peaks_and_integrals_of_densities(tmp_path: Path) -> None:
     results = run_results("normal_distribution", tmp_path / "run", "--means", "-1", "7", "--stds", "0.5", "2")
     for density, mean, std in zip(results["densities"], (-1, 7), (0.5, 2), strict=True):

@@ -40,6 +40,7 @@ def test_median_losses_over_five_seeds_are_as_in_section_4_4() -> None:
 QUICK = ["--degrees", "3", "1", "--epochs", "60", "5", "--max_epochs", "60", "--max_degree", "5", "--k", "4"]
 
 
+@pytest.mark.figures
 def test_results_are_those_of_the_checkpoints_and_of_the_folds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from d2l_lightning.runs.cli import run_experiment
 from tests.conftest import empty_file, load_experiment
 from tests.experiments.test_settings import CASES, Runs
 
+pytestmark = pytest.mark.figures
 TINY: dict[str, str] = {}
 for _name, _flags, _ in CASES:
     TINY.setdefault(_name, _flags)

@@ -20,6 +20,7 @@ def house_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_house_run(tmp_path_factory.mktemp("runs") / "houses", k=2)
 
 
+@pytest.mark.figures
 def test_new_houses_are_priced(house_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     new = read_table(TEST).iloc[:30].assign(colour="red")
     new.to_csv(tmp_path / "new.csv", index=False)
@@ -41,6 +42,7 @@ def test_new_houses_are_priced(house_run: Path, tmp_path: Path, capsys: pytest.C
     assert "new.csv has columns that are not used: colour." in printed
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("label", ["price", "kind"])
 def test_a_run_of_correct_shift_predicts_its_target_again(label: str, tmp_path: Path) -> None:
     tables = write_tables(tmp_path, n=100, label=label)

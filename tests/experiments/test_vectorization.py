@@ -16,6 +16,7 @@ def test_the_loop_adds() -> None:
     assert torch.equal(experiment.add_in_loop(a, b), a + b)
 
 
+@pytest.mark.figures
 def test_times_are_reported_by_length_and_by_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A loop over n numbers takes n seconds, and a + b a thousandth of it.
     def blocked_autorange(timer: Timer, **_: float) -> Measurement:

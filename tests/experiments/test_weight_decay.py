@@ -17,6 +17,7 @@ def by_model(results: dict[str, Any]) -> dict[tuple[str, float], dict[str, Any]]
     return {(fit["model"], fit["lambda"]): fit for fit in results["fits"]}
 
 
+@pytest.mark.figures
 def test_norms_and_losses_of_section_3_7_are_those_of_the_models(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], trainer: Callable[..., Trainer]
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_member_of_the_path_has_the_results_of_a_fit_of_its_own(tmp_path: Path
             assert results["path"][name][k] == pytest.approx(fits["scratch", lambd][name], rel=1e-4)
 
 
+@pytest.mark.figures
 def test_the_other_config_gives_the_norms_of_section_4_5(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
