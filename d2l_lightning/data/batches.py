@@ -1,6 +1,7 @@
 """Data in memory: the rows of each batch, as a function of seed and epoch, and the loaders of batches."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from d2l_lightning.errors import InputError, require_positive
 
 # Rows in a batch of an evaluation.
 EVALUATION_BATCH = 2000
+_STREAM = 7  # the purpose of a generator of a stream's orders
 
 
 def epoch_generator(seed: int, epoch: int, *purpose: int) -> torch.Generator:
@@ -36,6 +38,24 @@ def require_indices(**values: Tensor) -> None:
             raise InputError(
                 f"{name} must be a vector of indices, not {what}; mask.nonzero().squeeze(1) is one"
             )
+
+
+def require_ascending(indices: Sequence[int], count: int) -> None:
+    """Raise an InputError unless these are ascending indices from 0 to ``count - 1``, at least one."""
+    kept = list(indices)
+    if not kept or kept != sorted({*kept}) or not 0 <= kept[0] <= kept[-1] < count:
+        raise InputError(
+            f"indices must be different numbers from 0 to {count - 1} in ascending order, not {kept}"
+        )
+
+
+def require_streams(streams: Sequence[int], num_members: int) -> int:
+    """Return the number of streams; raise an InputError unless each member has one, and all are used."""
+    if len(streams) != num_members:
+        raise InputError(f"{len(streams)} streams do not go with {num_members} members")
+    if {*streams} != {*range(max(streams) + 1)}:
+        raise InputError(f"streams must be numbers from 0 on without a gap, not {sorted({*streams})}")
+    return max(streams) + 1
 
 
 def _num_batches(rows: int, batch_size: int, drop_last: bool) -> int:
@@ -77,6 +97,16 @@ class ShuffledBatches(Sampler[Tensor]):
         yield from self.rows[keys.argsort()].split(self.batch_size)[: len(self)]
 
 
+@dataclass
+class _Group:
+    """Members with equally many steps, which draw their orders together."""
+
+    members: Tensor
+    size: int  # the greatest number of rows of a member
+    count: int  # the number of members that there were at first
+    drawn: Tensor  # the place of each member among them
+
+
 class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
     """Yields for each step the rows of each member's batch and their weights, both of shape ``(K, B)``.
 
@@ -94,8 +124,12 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         same_order: Whether members with the same rows take them in the same order.
         drop_last: Whether the last rows of a member in an epoch are left out if they are fewer than B. If it
             has fewer than B rows in all, they make a batch.
+        streams: For each member, the number of its stream of random numbers, if given. An order is then a
+            function of seed, epoch, stream and the member's rows alone.
 
     Attributes:
+        distinct: The first of the members that have the same order.
+        source: For each member, the place in ``distinct`` of the member that has its order.
         steps: The number of steps of each member in an epoch. A member whose number is n takes part in the
             first n steps of an epoch, whatever the weights of its rows.
 
@@ -110,9 +144,11 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         seed: int,
         same_order: bool = False,
         drop_last: bool = False,
+        streams: Sequence[int] | None = None,
     ) -> None:
         require_positive(batch_size=batch_size)
         self.seed, self.epoch, self.same_order = seed, 0, same_order
+        self.streams = None if streams is None else list(streams)
         for k, rows in enumerate(member_rows, start=1):
             require_indices(**{f"rows of member {k}": rows})
             if not len(rows):
@@ -123,7 +159,11 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         self.padding = torch.arange(self.rows.shape[1]) >= sizes[:, None]
         # The members with equally many steps, and the greatest number of rows among them.
         alike = [[k for k, n in enumerate(self.steps) if n == steps] for steps in sorted(set(self.steps))]
-        self.groups = [(torch.tensor(members), int(sizes[members].max())) for members in alike]
+        self.groups = [
+            _Group(torch.tensor(members), int(sizes[members].max()), len(members), torch.arange(len(members)))
+            for members in alike
+        ]
+        self.num_steps = max(self.steps)
         # places[k, s * B + b]: the index of the shuffled row of member k at position b of step s.
         batch_size = min(batch_size, int(sizes.max()))
         self.places = torch.arange(len(self) * batch_size).repeat(len(sizes), 1)
@@ -131,24 +171,76 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         filled = self.places < taken[:, None]
         self.places[~filled] = 0
         self.weight = filled.float().view(len(sizes), len(self), batch_size).transpose(0, 1).contiguous()
+        self._find_distinct()
+
+    def _find_distinct(self) -> None:
+        firsts: dict[Any, int] = {}
+        alone = self.streams is None
+        keys = (
+            k if alone else (self.streams[k], rows[~padding].numpy().tobytes())  # type: ignore[index]
+            for k, (rows, padding) in enumerate(zip(self.rows, self.padding, strict=True))
+        )
+        first = [firsts.setdefault(key, k) for k, key in enumerate(keys)]
+        places = {k: place for place, k in enumerate(firsts.values())}
+        self.distinct = torch.tensor(list(places))
+        self.source = torch.tensor([places[k] for k in first])
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Drop all members but these, in ascending order; the orders of the others and ``len`` stay."""
+        kept = torch.tensor(list(indices))
+        self.rows, self.padding, self.places = self.rows[kept], self.padding[kept], self.places[kept]
+        self.weight = self.weight[:, kept]
+        self.steps = [self.steps[k] for k in indices]
+        if self.streams is not None:
+            self.streams = [self.streams[k] for k in indices]
+        groups = []
+        for group in self.groups:
+            drawn = torch.isin(group.members, kept)
+            members = torch.searchsorted(kept, group.members[drawn])
+            if len(members):
+                groups.append(_Group(members, group.size, group.count, group.drawn[drawn]))
+        self.groups = groups
+        self._find_distinct()
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next orders."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return max(self.steps)
+        return self.num_steps
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        orders, epoch = self.rows.clone(), self.epoch
-        self.epoch += 1
-        for members, size in self.groups:
+    def _orders(self, epoch: int) -> Tensor:
+        """Return the rows of each member in their order in an epoch, then its padding."""
+        if self.streams is not None:
+            return self._orders_of_streams(self.streams, epoch)
+        orders = self.rows.clone()
+        for group in self.groups:
+            members, size = group.members, group.size
             # Sorting random keys permutes the rows of all members in one operation; padding sorts last.
-            keys = torch.rand(
-                1 if self.same_order else len(members), size, generator=epoch_generator(self.seed, epoch)
-            )
+            generator = epoch_generator(self.seed, epoch)
+            if self.same_order:
+                keys = torch.rand(1, size, generator=generator)
+            else:
+                keys = torch.rand(group.count, size, generator=generator)[group.drawn]
             order = keys.masked_fill(self.padding[members, :size], 2.0).argsort(dim=1)
             orders[members, :size] = self.rows[members, :size].gather(1, order)
+        return orders
+
+    def _orders_of_streams(self, streams: Sequence[int], epoch: int) -> Tensor:
+        # A longer row of numbers of a generator starts with the shorter one.
+        width = self.rows.shape[1]
+        keys = torch.stack(
+            [
+                torch.rand(width, generator=epoch_generator(self.seed, epoch, _STREAM, streams[k]))
+                for k in self.distinct.tolist()
+            ]
+        )
+        order = keys.masked_fill(self.padding[self.distinct], 2.0).argsort(dim=1, stable=True)
+        return self.rows[self.distinct].gather(1, order).index_select(0, self.source)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        orders = self._orders(self.epoch)
+        self.epoch += 1
         batches = orders.gather(1, self.places).view(len(orders), len(self), -1).transpose(0, 1)
         yield from zip(batches.contiguous().unbind(), self.weight.unbind(), strict=True)
 

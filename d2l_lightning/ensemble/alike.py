@@ -30,6 +30,7 @@ class _Bare(SupervisedModule):
 # The attributes that are no structure: the state of a fit, and what is compared separately.
 STATE = vars(_Bare()).keys() - vars(nn.Module()).keys()
 STATE |= {"_parameters", "_buffers", "_modules", "_hparams", "_hparams_initial", "log_prefix"}
+STATE.add("_non_persistent_buffers_set")  # buffers themselves are compared
 
 
 def require_alike(members: Sequence[SupervisedModule], names: Sequence[str]) -> None:

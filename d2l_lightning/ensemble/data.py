@@ -1,7 +1,7 @@
 """The data of members that train side by side: each step has one batch for every member."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ from d2l_lightning.data.batches import (
     RowLoader,
     StackedBatches,
     gather_from,
-    loader_of,
+    require_ascending,
     require_indices,
+    require_streams,
 )
 from d2l_lightning.errors import InputError, require_finite
 
@@ -28,7 +29,8 @@ class StackedData(InMemoryData):
 
     Args:
         X: Features that all members share, shape ``(n, ...)``, or features of each, shape ``(K, n, ...)``.
-        y: Targets, shape ``(n,)`` or ``(K, n)``.
+            With ``streams``, the latter are those of each stream, shape ``(R, n, ...)``.
+        y: Targets, shape ``(n,)`` with shared features, else ``(K, n)`` or ``(R, n)``.
         rows: By stage, the rows of each member: K index tensors. Members are trained on the ``train`` rows.
         batch_size: Rows of each member in a step.
         seed: Seed of the order of the rows, which also depends on the epoch.
@@ -36,6 +38,9 @@ class StackedData(InMemoryData):
         weights: By stage, the weight of each row for each member, shape ``(K, n)``; 1 if not given.
         drop_last: Whether the last rows of a member in an epoch are left out if they are fewer than
             ``batch_size``. If it has fewer rows in all, they make a batch.
+        streams: The stream of random numbers of each member, as in ``StackedModule``. Members with the same
+            stream and the same rows take them in the same order, which depends on seed, epoch, stream and
+            rows alone.
 
     Attributes:
         batches: The rows of the training batches. ``batches.steps`` has each member's number of steps.
@@ -51,6 +56,7 @@ class StackedData(InMemoryData):
         same_order: bool = False,
         weights: Mapping[str, Tensor] | None = None,
         drop_last: bool = False,
+        streams: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if X.shape[: y.ndim] != y.shape:
@@ -59,9 +65,11 @@ class StackedData(InMemoryData):
         if "train" not in rows:
             raise InputError("rows must have the stage train")
         members = len(rows["train"])
-        if y.ndim > 2 or (y.ndim == 2 and len(y) != members):
+        pools = members if streams is None else require_streams(streams, members)
+        if y.ndim > 2 or (y.ndim == 2 and len(y) != pools):
+            what, must = ("members", "(K, n)") if streams is None else ("streams", "(R, n)")
             raise InputError(
-                f"y of shape {tuple(y.shape)} does not go with {members} members; it must be (K, n)"
+                f"y of shape {tuple(y.shape)} does not go with {pools} {what}; it must be {must}"
             )
         for stage, of_members in rows.items():
             if len(of_members) != members:
@@ -79,32 +87,97 @@ class StackedData(InMemoryData):
             require_finite(**{f"weights of stage {stage}": weight})
             if weight.min() < 0:
                 raise InputError(f"weights of stage {stage} must not be negative; one is {weight.min()}")
-        self.batch_size = batch_size
-        self.batches = StackedBatches(rows["train"], batch_size, seed, same_order, drop_last)
+        self.batch_size, self.streams = batch_size, streams
+        # The place of each member in the first dimension of X and y; None if members share them.
+        self.pools = None
+        if y.ndim == 2:
+            self.pools = torch.tensor(list(range(members) if streams is None else streams))
+        self.batches = StackedBatches(rows["train"], batch_size, seed, same_order, drop_last, streams)
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Drop all members but these, in ascending order; the others have the batches that they had."""
+        require_ascending(indices, len(self.rows["train"]))
+        self.rows = {stage: [rows[k] for k in indices] for stage, rows in self.rows.items()}
+        self.weights = {stage: weight[list(indices)] for stage, weight in self.weights.items()}
+        if self.streams is not None:
+            self.streams = [self.streams[k] for k in indices]
+        if self.pools is not None:
+            self.pools = self.pools[list(indices)]
+        self.batches.keep(indices)
+
+    def flat(self) -> tuple[Tensor, Tensor]:
+        """Return X and y of all pools as one, on the Trainer's device: ``(R * n, ...)`` and ``(R * n,)``."""
+        X, y = self.on_device(self.X, self.y)
+        return (X.flatten(0, 1), y.flatten()) if y.ndim > 1 else (X, y)
+
+    def places(self, rows: Tensor, members: Tensor) -> Tensor:
+        """Return where rows, shape ``(U, B)``, of U members are in ``flat``."""
+        return rows if self.pools is None else rows + self.pools[members][:, None] * self.y.shape[-1]
 
     def train_dataloader(self) -> RowLoader:
         """Return the loader of stacked training batches, gathered from one pool of rows."""
-        X, y, offset = self.X, self.y, None
-        if y.ndim > 1:  # a pool of K * n rows, because each member has features of its own
-            offset = torch.arange(len(y))[:, None] * y.shape[1]
-            X, y = X.flatten(0, 1), y.flatten()
-        pool = gather_from(*self.on_device(X, y))
-        weights = self.weights["train"].to(X.dtype) if "train" in self.weights else None
+        pool, repeat = gather_from(*self.flat()), _repeater()
 
         def gather(batch: tuple[Tensor, Tensor], reuse: bool = False) -> tuple[Tensor, Tensor, Tensor]:
             rows, weight = batch
-            indices = rows if offset is None else rows + offset
-            X, y = (values.view(*rows.shape, *values.shape[1:]) for values in pool(indices.view(-1), reuse))
-            return X, y, weight if weights is None else weight * weights.gather(1, rows)
+            distinct, source = self.batches.distinct, self.batches.source
+            # Members with the same order share a gather: then its result is in a cache, and is copied faster.
+            indices = self.places(rows if len(distinct) == len(rows) else rows[distinct], distinct)
+            values = pool(indices.reshape(-1), reuse)
+            X, y = (each.view(*indices.shape, *each.shape[1:]) for each in values)
+            if len(distinct) < len(rows):
+                X, y = repeat(X, source, reuse), y.index_select(0, source.to(y.device))
+            if "train" in self.weights:
+                weight = weight * self.weights["train"].to(X.dtype).gather(1, rows)
+            return X, y, weight
 
         return RowLoader(self.batches, gather)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of the only validation batch."""
+        """Return the loader of the only validation batch; with ``streams``, it has a copy of X per member."""
+        return DataLoader(cast(Any, _Evaluation(self)), batch_size=None)
+
+    def evaluation_batch(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return the validation batch of the present members."""
         zeros = torch.zeros(self.y.shape[-1])
         weight = {}
         for stage, members in self.rows.items():
             weight[stage] = torch.stack([zeros.index_fill(0, rows, 1) for rows in members])
             if stage in self.weights:
                 weight[stage] *= self.weights[stage]
-        return loader_of((self.X, self.y, weight))
+        X, y = self.X, self.y
+        if self.pools is not None and not torch.equal(self.pools, torch.arange(len(y))):
+            X, y = X[self.pools], y[self.pools]
+        return X, y, weight
+
+
+class _Evaluation:
+    """The only validation batch, which is made anew when members have been dropped."""
+
+    def __init__(self, data: StackedData) -> None:
+        self.data = data
+        self._made: tuple[Any, Any] = None, None  # the batch, and the rows that it was made of
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        if self._made[1] is not self.data.rows:
+            self._made = self.data.evaluation_batch(), self.data.rows
+        return self._made[0]
+
+
+def _repeater() -> Callable[[Tensor, Tensor, bool], Tensor]:
+    """Return a function that copies rows of a tensor; on request, to the same memory at each call."""
+    buffers: list[Tensor] = []
+
+    def repeat(values: Tensor, source: Tensor, reuse: bool) -> Tensor:
+        source = source.to(values.device)
+        if not reuse:
+            return values.index_select(0, source)
+        shape = (len(source), *values.shape[1:])
+        if not buffers or buffers[0].shape != shape:
+            buffers[:] = [values.new_empty(shape)]
+        return torch.index_select(values, 0, source, out=buffers[0])
+
+    return repeat

@@ -17,7 +17,11 @@ from d2l_lightning.ensemble.alike import STATE
 from d2l_lightning.ensemble.vectorized import Vectorized
 
 aten = torch.ops.aten
-_VIEWS = (aten.alias.default, aten.expand.default, aten.view.default, aten._unsafe_view.default)
+_VIEWS = (
+    *(aten.alias.default, aten.expand.default, aten.view.default, aten._unsafe_view.default),
+    aten.permute.default,
+)
+_BY_ONE = (aten.mul.Scalar, aten.pow.Tensor_Scalar, aten.div.Scalar)
 _PLAIN = (bool, int, str, bytes, type(None), type, Enum, torch.dtype, torch.device, torch.Size)
 
 
@@ -36,7 +40,7 @@ def traced(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphMo
     graph = module.graph
     graph.set_codegen(fx.graph.CodeGen())
     for node in list(graph.nodes):
-        if node.target in _VIEWS and _is_same(node, node.args[0]):
+        if _changes_nothing(node):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     for node in list(graph.nodes):
@@ -46,6 +50,16 @@ def traced(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphMo
     module.recompile()
     _separate_results(module, inputs)
     return module
+
+
+def _changes_nothing(node: fx.Node) -> bool:
+    """Return whether a node returns what it gets: a view of the same shape, or a number times 1."""
+    by_one = node.target in _BY_ONE and node.args[1] == 1
+    if by_one:  # unless an operation changes what the node returned
+        targets = [user.target for user in node.users]
+        by_one = not any(t._schema.is_mutable for t in targets if isinstance(t, torch._ops.OpOverload))
+    source: Any = node.args[0] if node.args else None
+    return bool(node.target in _VIEWS or by_one) and _is_same(node, source)
 
 
 def _is_same(node: fx.Node, source: fx.Node) -> bool:
@@ -202,7 +216,7 @@ class LossGraph:
             with torch.random.fork_rng([x.device for x in inputs[:1] if x.is_cuda]):
                 copied = copy.deepcopy(module)
                 copied._trainer = watched  # type: ignore[assignment]
-                members, before, n = Vectorized(copied), _attributes(copied), len(state)
+                members, before, n = Vectorized(copied, self.members.streams), _attributes(copied), len(state)
                 graph = traced(lambda *x: members.losses_and_gradients(x[:n], x[n:]), inputs)
         except Exception:  # the loss itself raises it again
             return None

@@ -16,19 +16,21 @@ from d2l_lightning.optim.stacking import stacked_optimizer
 _MIXING = (torch.optim.LBFGS, torch.optim.Adafactor, torch.optim.Muon)
 
 
-def stacked_configuration(configured: Sequence[Any]) -> Any:
+def stacked_configuration(configured: Sequence[Any], apart: bool = False) -> Any:
     """Return the optimizers and schedulers of K members as one.
 
     Args:
         configured: What ``configure_optimizers`` returned for each member, over the same stacked parameters.
             Neighbours with the same settings and schedules have the same object.
+        apart: Whether neighbours with different objects have groups of their own, even with equal settings.
 
     Raises:
-        InputError: If an optimizer mixes the elements of a parameter, or members differ in more than ``lr``,
-            ``weight_decay``, ``l1`` and their schedules, or in these with a ``ReduceLROnPlateau``.
+        InputError: If an optimizer mixes the elements of a parameter, or members differ in more than
+            the settings that ``stacked_optimizer`` allows and their schedules, or in these with a
+            ``ReduceLROnPlateau``.
     """
     of_members = [list(_optimizers(each)) for each in configured]
-    apart = [id(each) for each in configured] if any(schedules(configured[0])) else None
+    keys = [id(each) for each in configured] if apart or any(schedules(configured[0])) else None
     replaced: dict[int, Optimizer] = {}
     for optimizers in zip(*of_members, strict=True):
         if isinstance(optimizers[0], _MIXING):
@@ -36,7 +38,7 @@ def stacked_configuration(configured: Sequence[Any]) -> Any:
                 f"{type(optimizers[0]).__name__} mixes the elements of a parameter, so members would not "
                 "train as they do alone"
             )
-        replaced[id(optimizers[0])] = stacked_optimizer(optimizers, apart)
+        replaced[id(optimizers[0])] = stacked_optimizer(optimizers, keys)
     return _merged(configured, replaced)
 
 
@@ -61,8 +63,8 @@ def _merged(parts: Sequence[Any], replaced: Mapping[int, Optimizer], interval: s
         return type(first)([_merged(each, replaced, interval) for each in zip(*parts, strict=True)])
     if isinstance(first, LRScheduler | ReduceLROnPlateau):
         optimizer = replaced.get(id(first.optimizer), first.optimizer)
-        one = all(part is first for part in parts) or isinstance(first, ReduceLROnPlateau)
-        if not one and isinstance(optimizer, StackedOptimizer):
+        # Also if all members have the same: a state must not depend on the members that are left.
+        if isinstance(optimizer, StackedOptimizer) and not isinstance(first, ReduceLROnPlateau):
             return stacked_scheduler(parts, optimizer, interval)
         if len(optimizer.param_groups) != len(first.optimizer.param_groups):
             raise InputError(

@@ -7,19 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
 
-from d2l_lightning.data.batches import StackedBatches
+from d2l_lightning.data.batches import StackedBatches, require_ascending, require_streams
 from d2l_lightning.ensemble.alike import require_alike
+from d2l_lightning.ensemble.data import StackedData
+from d2l_lightning.ensemble.evaluation import evaluate_members
 from d2l_lightning.ensemble.graph import LossGraph
 from d2l_lightning.ensemble.optimizers import stacked_configuration
+from d2l_lightning.ensemble.padding import Padding
+from d2l_lightning.ensemble.streams import Streams
 from d2l_lightning.ensemble.vectorized import Vectorized
 from d2l_lightning.errors import InputError
 from d2l_lightning.models.base import SupervisedModule
 from d2l_lightning.optim.schedulers import StackedScheduler, depends_on_steps
 from d2l_lightning.optim.sgd import SGD
-from d2l_lightning.optim.stacked import StackedOptimizer
+from d2l_lightning.optim.stacked import StackedOptimizer, keep_members
 
 
 class StackedModule(SupervisedModule):
@@ -39,11 +42,21 @@ class StackedModule(SupervisedModule):
             They may differ in weights and buffers.
         names: Their names; ``member_1`` and so on if not given.
         averaged: The names of the members whose mean is logged; all if not given.
+        streams: For each member, the number of its stream of random numbers, from 0 to R - 1. In a training
+            step, members with the same stream get the same numbers, which do not depend on how many they are.
+            If not given, each member has numbers of its own. Members of one setting follow each other: where
+            a stream comes again, a new setting starts, and its optimizer is called separately.
+        raise_on_divergence: Whether a member that diverges ends the fit. If not, it is in ``diverged``, and
+            left out of the means; the others train as they do without it.
+
+    Attributes:
+        diverged: What happened to the members that diverged, by name.
 
     Raises:
         InputError: If there are no members, they differ in more than weights and buffers, a parameter is
             frozen in only some of them, a method of theirs would not be called, the names are not unique or
-            not as many as the members, or the optimizer mixes the elements of a parameter.
+            not as many as the members, the streams are not as many or have a gap, or the optimizer mixes the
+            elements of a parameter.
     """
 
     _loss_ndim = 1
@@ -54,6 +67,8 @@ class StackedModule(SupervisedModule):
         members: Sequence[SupervisedModule],
         names: Sequence[str] | None = None,
         averaged: Sequence[str] | None = None,
+        streams: Sequence[int] | None = None,
+        raise_on_divergence: bool = True,
     ) -> None:
         super().__init__()
         if not members:
@@ -67,6 +82,10 @@ class StackedModule(SupervisedModule):
             raise InputError(f"averaged must be names of members, {self.names}, not {list(averaged)}")
         self._averaged = [averaged is None or name in averaged for name in self.names]
         self.num_members = len(self.names)
+        self.raise_on_divergence, self.diverged = raise_on_divergence, dict[str, str]()
+        drawn = None
+        if streams is not None:
+            drawn = Streams(streams, require_streams(streams, self.num_members))
         require_alike(members, self.names)
         self.member_hparams = [dict(member.hparams) for member in members]
         # A member whose parameters have the leading dimension, so that its optimizer is that of all members.
@@ -86,55 +105,10 @@ class StackedModule(SupervisedModule):
                             nn.Parameter(values, tensor.requires_grad) if is_parameter else values
                         )
                     tensors[name] = shared[tensor]
-        self._rows_are_separate = False  # whether it is known
-        self._norms = [module for module in self.stacked.modules() if isinstance(module, _NormBase)]
-        self._members = Vectorized(self.stacked)
+        self._members = Vectorized(self.stacked, drawn)
+        self._padding = Padding(self._members)
         self._graph = LossGraph(self._members)
         self._steps: list[int] | None = None  # of each member in an epoch, if they differ
-
-    def _one_by_one(self, weight: Tensor) -> bool:
-        """Return whether a layer of PyTorch's computes statistics over the rows, and some are padding."""
-        norms = [norm for norm in self._norms if norm.training]
-        mixing = [norm for norm in norms if norm.track_running_stats or isinstance(norm, _BatchNorm)]
-        # Without a momentum, the layer calls item(), which vmap does not allow.
-        return bool(mixing) and (any(norm.momentum is None for norm in mixing) or not weight.all())
-
-    def _losses_without_padding(self, X: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        """Return the loss of each member, shape ``(K,)``, over its rows that have a weight."""
-        stacked = self._members.state
-        losses: list[Tensor] = []
-        try:
-            for k, kept in enumerate(weight != 0):
-                if not kept.any():  # the member is idle
-                    losses.append(torch.zeros_like(losses[0] if losses else weight[k, 0]))
-                    continue
-                own = (X[k][kept], y[k][kept], weight[k][kept])
-                # The slices are views, so that members update the stacked statistics.
-                losses.append(self._members.call("loss", [value[k] for value in stacked], *own))
-        finally:
-            self._members.put(stacked)
-        return torch.stack(losses)
-
-    @torch.no_grad()
-    def _require_separate_rows(self, X: Tensor, y: Tensor, weight: Tensor) -> None:
-        """Raise an InputError if the loss of a member depends on the rows that only fill its batch."""
-        padding = (weight == 0).view(*weight.shape, *[1] * (X.ndim - weight.ndim))
-        others = X.roll(1, dims=1)
-        if X.is_floating_point():
-            others = others * 1000  # so that they matter, however small the weights are
-        buffers = [buffer.clone() for buffer in self.stacked.buffers()]
-        losses = []
-        for features in (X, torch.where(padding, others, X)):
-            with torch.random.fork_rng():  # the same random numbers twice, and none of those of the fit
-                losses.append(self._members.each("loss", (0, 0, 0), features, y, weight))
-            for buffer, value in zip(self.stacked.buffers(), buffers, strict=True):
-                buffer.copy_(value)
-        if not torch.allclose(losses[0], losses[1], rtol=1e-4, atol=1e-6, equal_nan=True):
-            raise InputError(
-                "a layer of the members mixes the rows of a batch, and some batches are filled up with rows "
-                "of weight 0; choose a batch_size that divides the number of rows of every member"
-            )
-        self._rows_are_separate = True
 
     def on_fit_start(self) -> None:
         """Begin a fit, in which losses and gradients are traced anew."""
@@ -155,7 +129,7 @@ class StackedModule(SupervisedModule):
         super().on_train_epoch_start()
         batches = getattr(self.trainer.train_dataloader, "batches", None)
         self._steps = None
-        if isinstance(batches, StackedBatches) and len({*batches.steps}) > 1:
+        if isinstance(batches, StackedBatches) and {*batches.steps} != {len(batches)}:
             self._steps = batches.steps
 
     def on_execution_start(self) -> None:
@@ -217,17 +191,13 @@ class StackedModule(SupervisedModule):
 
     def _replay(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[Any, ...] | None:
         """Return the members' losses and the gradients by a graph; None if there is none for this batch."""
-        if weight is not None and self._norms and self._one_by_one(weight):
+        if weight is not None and self._padding.is_mixed(weight):
             return None
         # The step alone decides, so that a resumed fit has the same bits.
         if self.trainer.fit_loop.epoch_loop.total_batch_idx < self.replay_from:
             return None
-        self._check_rows(X, y, weight)
+        self._padding.check(X, y, weight)
         return self._graph(X, y) if weight is None else self._graph(X, y, weight)
-
-    def _check_rows(self, X: Tensor, y: Tensor, weight: Tensor | None) -> None:
-        if weight is not None and self.training and not self._rows_are_separate and not weight.all():
-            self._require_separate_rows(X, y, weight)
 
     def forward(self, X: Tensor) -> Tensor:
         """Return the predictions of every member, shape ``(K, B)``, for features of shape ``(B, ...)``."""
@@ -235,9 +205,9 @@ class StackedModule(SupervisedModule):
 
     def loss(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the loss of each member, shape ``(K,)``."""
-        if weight is not None and self._norms and self._one_by_one(weight):
-            return self._losses_without_padding(X, y, weight)
-        self._check_rows(X, y, weight)
+        if weight is not None and self._padding.is_mixed(weight):
+            return self._padding.losses_without(X, y, weight)
+        self._padding.check(X, y, weight)
         return self._members.each("loss", (0, 0, None if weight is None else 0), X, y, weight)
 
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
@@ -265,12 +235,15 @@ class StackedModule(SupervisedModule):
     def log_metrics(self, metrics: dict[str, Tensor]) -> None:
         """Log the metrics of an epoch: of every member, and their mean."""
         row: dict[str, float] = {"epoch": self.current_epoch}
+        averaged_members = [
+            on and name not in self.diverged for name, on in zip(self.names, self._averaged, strict=True)
+        ]
         for metric, values in metrics.items():
             name = self.log_prefix + metric
             has_examples = torch.ones_like(values, dtype=torch.bool)
             if metric != "train/loss":
                 has_examples = (self.examples[metric.partition("/")[0]] > 0).expand_as(values)
-            averaged = torch.tensor(self._averaged, device=values.device) & has_examples
+            averaged = torch.tensor(averaged_members, device=values.device) & has_examples
             row[name] = values[averaged].mean().item()
             members = zip(self.names, values.tolist(), has_examples.tolist(), strict=True)
             row.update({f"{name}/{member}": value for member, value, has in members if has})
@@ -287,11 +260,13 @@ class StackedModule(SupervisedModule):
         steps = [0] * self.num_members  # if they do not count, members with other steps stay together
         if depends_on_steps(first):
             steps = [self._own_training_steps(k) for k in range(self.num_members)]
-        keys = list(zip(steps, self.member_hparams, strict=True))
+        drawn = self._members.streams
+        settings = [0] * self.num_members if drawn is None else drawn.settings
+        keys = list(zip(steps, settings, self.member_hparams, strict=True))
         configured = [first]
         for k in range(1, self.num_members):  # neighbours with the same key have one scheduler
             configured.append(configured[-1] if keys[k] == keys[k - 1] else self._configured(k))
-        return stacked_configuration(configured)
+        return stacked_configuration(configured, apart=drawn is not None)
 
     def _configured(self, index: int) -> Any:
         """Return what ``configure_optimizers`` of a member returns."""
@@ -335,6 +310,91 @@ class StackedModule(SupervisedModule):
         factors = (gradient_clip_val / (norms + 1e-6)).clamp(max=1)
         for gradient in gradients:
             gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
+
+    def on_divergence(self, wrong: Tensor, what: Sequence[str]) -> None:
+        """Raise a DivergenceError for the first of the members that diverged, or add them to ``diverged``."""
+        if self.raise_on_divergence:
+            super().on_divergence(wrong, what)
+        for k in wrong.nonzero().flatten().tolist():
+            self.diverged.setdefault(self.names[k], self._divergence("", what[k]))
+
+    def evaluate(self, data: StackedData, stage: str, max_bytes: int = 2**24) -> dict[str, Tensor]:
+        """Return the metrics of every member on its rows of a stage, by name as in ``evaluated``: ``(K,)``.
+
+        A value does not depend on the other members. It is NaN for members without rows of the stage.
+
+        Args:
+            data: The data of these members.
+            stage: A stage of the data, such as ``val``.
+            max_bytes: The most bytes of features that are in memory at once, beside those of one member.
+
+        Raises:
+            InputError: If the data are of other members, or have no such stage.
+        """
+        training = self.training
+        self.eval()
+        try:
+            return evaluate_members(self._members, self.epoch_metrics, data, stage, max_bytes)
+        finally:
+            self.train(training)
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Drop all members but these; the others train on as if they all were there, to the bit.
+
+        In a fit, call it before an epoch, such as in ``on_train_epoch_start`` of a callback. The optimizers,
+        schedulers and data of the fit drop the members too. Members of equal settings, which are updated
+        together, must leave together: a kernel rounds the last elements of a tensor differently. For the same
+        reason, some activations (``silu``) and optimizers other than Adam, AdamW and SGD give the same bits
+        only where a member's part of a tensor is a multiple of 128 bytes; and so may products of matrices.
+
+        Args:
+            indices: The members that are kept, in ascending order.
+
+        Raises:
+            InputError: If the indices are none, not ascending or out of range, or the fit's data cannot drop
+                members.
+        """
+        require_ascending(indices, self.num_members)
+        if len(indices) == self.num_members:
+            return
+        trainer = self._trainer
+        if trainer is not None and trainer.train_dataloader is not None:
+            data = getattr(trainer, "datamodule", None)
+            if not isinstance(data, StackedData):
+                raise InputError("members can only be dropped in a fit whose data are a StackedData")
+            data.keep(indices)
+        before, self.num_members = self.num_members, len(indices)
+        places = torch.tensor(list(indices))
+        for tensor in self._members.distinct:
+            tensor.data = tensor.detach().index_select(0, places.to(tensor.device))
+            tensor.grad = None
+        for optimizer in trainer.optimizers if trainer is not None else ():
+            keep_members(optimizer, indices, before)
+        for config in trainer.lr_scheduler_configs if trainer is not None else ():
+            if isinstance(config.scheduler, StackedScheduler):
+                config.scheduler.keep(indices)
+        self._keep_state(indices)
+
+    def _keep_state(self, indices: Sequence[int]) -> None:
+        """Drop what else is kept of the members but these."""
+
+        def of_kept(value: Any) -> Any:
+            return value[list(indices)] if isinstance(value, Tensor) else value
+
+        self.names = [self.names[k] for k in indices]
+        self._averaged = [self._averaged[k] for k in indices]
+        self.member_hparams = [self.member_hparams[k] for k in indices]
+        self._losses = [(of_kept(loss), of_kept(weight)) for loss, weight in self._losses]
+        self._first_loss, self._first_size = of_kept(self._first_loss), of_kept(self._first_size)
+        self._epoch_loss = of_kept(self._epoch_loss)
+        self.evaluated = {name: of_kept(values) for name, values in self.evaluated.items()}
+        self.examples = {stage: of_kept(values) for stage, values in self.examples.items()}
+        self._metrics.clear()
+        if self._steps is not None:
+            self._steps = [self._steps[k] for k in indices]
+        if self._members.streams is not None:
+            self._members.streams = self._members.streams.keep(indices)
+        self._graph.reset(enabled=self._graph.enabled)
 
     def unstack(self) -> list[SupervisedModule]:
         """Return the members as modules of their own, with their present weights."""

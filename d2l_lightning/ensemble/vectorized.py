@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from d2l_lightning.ensemble.streams import Streams
 from d2l_lightning.errors import InputError
 
 
@@ -14,10 +15,11 @@ class Vectorized:
 
     Args:
         module: The module.
+        streams: Draws the random numbers of a module in training, if members share streams of them.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, streams: Streams | None = None) -> None:
+        self.module, self.streams = module, streams
         # For each of the parameters and buffers, the dictionary that holds it and its key.
         self.slots: list[tuple[dict[str, Any], str]] = [
             (tensors, name)
@@ -81,6 +83,9 @@ class Vectorized:
         # torch.func.functional_call does the same, but takes twice as long for a small model.
         try:
             in_dims = (0,) * len(own) + in_dims
+            if self.streams is not None and self.module.training:
+                with self.streams:
+                    return torch.vmap(of_member, in_dims, randomness="different")(*state, *args)
             return torch.vmap(of_member, in_dims, randomness="different")(*state, *args)
         finally:
             self.put(own)

@@ -311,18 +311,29 @@ class SupervisedModule(LightningModule, ABC):
         if self._first_loss is None:
             self._first_loss = losses[0]
         counts, weight = _counts([weight for _, weight in self._losses], losses.device)
-        loss = (losses * counts).sum(dim=0) / weight.sum(dim=0)
+        loss = _sum_first(losses * counts) / _sum_first(weight)
         finite = loss.isfinite()
         if not finite.all():
-            raise self._divergence(~finite, f"became {loss[~finite][0]:g} in epoch {self.current_epoch + 1}")
+            epoch = self.current_epoch + 1
+            self.on_divergence(~finite, [f"became {value:g} in epoch {epoch}" for value in loss.view(-1)])
         self._epoch_loss = loss
         self.log_metrics({"train/loss": loss})
 
-    def _divergence(self, wrong: Tensor, what: str) -> DivergenceError:
-        """Return the error of a loss, or of the first member whose loss is wrong."""
-        of = f" of {self.name_of(int(wrong.nonzero()[0]))}" if wrong.ndim else ""
+    def on_divergence(self, wrong: Tensor, what: Sequence[str]) -> None:
+        """Raise a DivergenceError for the first model whose loss is wrong.
+
+        Args:
+            wrong: Whether the loss is wrong, of shape ``()``, or ``(K,)`` for K models side by side.
+            what: What each of the losses did.
+        """
+        index = int(wrong.view(-1).nonzero()[0])
+        raise DivergenceError(
+            self._divergence(f" of {self.name_of(index)}" if wrong.ndim else "", what[index])
+        )
+
+    def _divergence(self, of: str, what: str) -> str:
         clipping = " or a gradient_clip_val" if self.automatic_optimization else ""
-        return DivergenceError(f"the training loss{of} {what}; a lower lr{clipping} may help")
+        return f"the training loss{of} {what}; a lower lr{clipping} may help"
 
     def on_train_end(self) -> None:
         """Raise a DivergenceError if loss and parameters have grown by orders of magnitude."""
@@ -332,8 +343,8 @@ class SupervisedModule(LightningModule, ABC):
         grown = self._epoch_loss > DIVERGED_LOSS * self._first_loss.abs()
         grown = grown & (growth.view(grown.shape) > DIVERGED_PARAMETERS)
         if grown.any():
-            before, after = self._first_loss[grown][0], self._epoch_loss[grown][0]
-            raise self._divergence(grown, f"grew from {before:g} to {after:g}")
+            losses = zip(self._first_loss.view(-1), self._epoch_loss.view(-1), strict=True)
+            self.on_divergence(grown, [f"grew from {before:g} to {after:g}" for before, after in losses])
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of each stage."""
@@ -356,6 +367,11 @@ class SupervisedModule(LightningModule, ABC):
     def log_metrics(self, metrics: dict[str, Tensor]) -> None:
         """Log an epoch's metrics."""
         self.log_dict({self.log_prefix + metric: value for metric, value in metrics.items()})
+
+
+def _sum_first(values: Tensor) -> Tensor:
+    """Return sums over the first dimension, whose order does not depend on how many there are."""
+    return values.movedim(0, -1).contiguous().sum(dim=-1)
 
 
 def _counts(weights: Sequence[Tensor | int], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (its usual name)
 
@@ -43,6 +44,31 @@ class NTKLinear(nn.Linear):
         """Return outputs of shape ``(B, q)`` for inputs of shape ``(B, d)``."""
         # There are fewer inputs in a batch than weights.
         return F.linear(X / math.sqrt(self.in_features), self.weight, self.bias)
+
+
+class Dropout(nn.Module):
+    """Dropout as ``nn.Dropout``, with its probability in a buffer: members side by side may differ in it.
+
+    The buffer is not in a ``state_dict``.
+
+    Args:
+        p: Probability, in [0, 1), of dropping a unit in training.
+    """
+
+    p: Tensor
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.register_buffer("p", torch.tensor(p), persistent=False)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return 0 with probability p, else ``X / (1 - p)``, elementwise; X in evaluation."""
+        if not self.training:
+            return X
+        # A number minus p is rounded up to 0 or 1. Truth values would take five times as long.
+        # Of numbers in half precision, which are few, another share than p is below p.
+        numbers = torch.rand_like(X, dtype=torch.promote_types(X.dtype, torch.float32))
+        return X * numbers.sub_(self.p).ceil_().mul_((1 - self.p).reciprocal()).to(X.dtype)
 
 
 def make_activation(name: Activation) -> nn.Module:

@@ -24,7 +24,7 @@ from d2l_lightning.functional.regression import (
 )
 from d2l_lightning.models.base import SupervisedModule
 from d2l_lightning.models.checks import require_stable_decay
-from d2l_lightning.models.layers import Activation, NTKLinear, make_activation
+from d2l_lightning.models.layers import Activation, Dropout, NTKLinear, make_activation
 from d2l_lightning.optim.proximal import ProximalAdamW
 
 Parametrization = Literal["standard", "ntk"]
@@ -70,12 +70,15 @@ class TableRegressor(SupervisedModule):
         schedule: The learning rate over a fit: constant, or down to 0 along a cosine, step by step (cosine).
         weight_decay: Adam's L2 penalty, or AdamW's weight decay.
         l1: AdamW's l1 penalty on the weights of the first layer, by proximal steps, which set weights to 0.
+        label_noise: Standard deviation of the normal noise that is added to the target, its logarithm with
+            ``log_target``, in each training step; in standard deviations with ``standardize``.
 
     Raises:
         InputError: If ``bias_lr`` or ``l1`` is set without AdamW; in a fit, if ``cosine`` has no end.
     """
 
-    buffer_hparams = frozenset({"lr", "bias_lr", "weight_decay", "l1"})
+    buffer_hparams = frozenset({"lr", "bias_lr", "betas", "weight_decay", "l1", "dropout", "label_noise"})
+    label_noise: Tensor
     mean: Tensor
     sd: Tensor
     low: Tensor
@@ -102,6 +105,7 @@ class TableRegressor(SupervisedModule):
         schedule: Schedule = "constant",
         weight_decay: float = 0.0,
         l1: float = 0.0,
+        label_noise: float = 0.0,
     ) -> None:
         super().__init__()
         if any(size < 1 for size in hidden_sizes):
@@ -115,7 +119,7 @@ class TableRegressor(SupervisedModule):
         require_known("optimizer", optimizer, Optimizer)
         require_known("schedule", schedule, Schedule)
         require_positive(lr=lr, bias_lr=lr if bias_lr is None else bias_lr, huber_threshold=huber_threshold)
-        require_not_negative(weight_decay=weight_decay, l1=l1)
+        require_not_negative(weight_decay=weight_decay, l1=l1, label_noise=label_noise)
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise InputError(f"betas must be two numbers in [0, 1), not {list(betas)}")
         for name, value in {"bias_lr": bias_lr, "l1": l1}.items():
@@ -128,7 +132,8 @@ class TableRegressor(SupervisedModule):
         layers: list[nn.Module] = []
         widths = [num_features, *hidden_sizes]
         for shape in pairwise(widths):
-            layers += [linear(*shape), make_activation(activation), nn.Dropout(dropout)]
+            layers += [linear(*shape), make_activation(activation)]
+            layers.append(Dropout(dropout) if dropout else nn.Dropout(0.0))
         output = linear(widths[-1], 1)
         if parametrization == "ntk":
             nn.init.zeros_(output.bias)
@@ -140,6 +145,8 @@ class TableRegressor(SupervisedModule):
             self.register_buffer(name, torch.tensor(value))
         # The least prediction whose logarithm is taken: 1 as in eq. 4.10.2, unless targets are below it.
         self.register_buffer("floor", torch.tensor(1.0), persistent=False)
+        if label_noise:
+            self.register_buffer("label_noise", torch.tensor(label_noise), persistent=False)
 
     @torch.no_grad()
     def fit_target(self, y: Tensor) -> None:
@@ -183,6 +190,8 @@ class TableRegressor(SupervisedModule):
         target = y.log() if self.log_target else y
         if self.standardize:
             target = (target - self.mean) / self.sd
+        if self.training and self.hparams["label_noise"]:
+            target = target + self.label_noise * torch.randn_like(target)
         output = self.net(X).squeeze(-1)
         if self.hparams["loss"] == "huber":
             return huber_loss(output, target, self.hparams["huber_threshold"])

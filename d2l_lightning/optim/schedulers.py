@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from d2l_lightning.optim.stacked import StackedOptimizer
+from d2l_lightning.optim.stacked import StackedOptimizer, kept_run
 
 
 class StackedScheduler(LRScheduler):
@@ -38,6 +38,11 @@ class StackedScheduler(LRScheduler):
                 groups = [group for group in self.optimizer.param_groups if tuple(group["members"]) == run]
                 scheduler.optimizer.param_groups = groups
                 scheduler.step()
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Drop the schedulers of runs that none of these members belongs to."""
+        kept = [(kept_run(run, indices), scheduler) for run, scheduler in self.schedulers.items()]
+        self.schedulers = {run: scheduler for run, scheduler in kept if run[0] < run[1]}
 
     def get_last_lr(self) -> list[Any]:
         """Return the learning rate of each group of the optimizer."""

@@ -1,6 +1,7 @@
 """Adam, AdamW and SGD for K members whose parameters are stacked along dimension 0."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +81,31 @@ class StackedOptimizer(Optimizer, ABC):
         self.num_members = self.param_groups[-1]["members"][1]
         self.active = vars(self).get("active")
         self._forget()
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Drop the state of all members but these, whose parameters the caller has sliced already.
+
+        The runs stay apart, even where those between them are dropped, so that the kernels round as before.
+        """
+        places = torch.tensor(list(indices))
+        for state in self.state.values():
+            for name, value in state.items():
+                state[name] = value.index_select(0, places.to(value.device))
+        if self.active is not None:
+            self.active = [self.active[k] for k in indices]
+        ages = {parameter: [own[k] for k in indices] for parameter, own in self._ages.items()}
+        kept: list[dict[str, Any]] = []
+        for group in self.param_groups:
+            start, end = kept_run(group["members"], indices)
+            if group["params"]:
+                parameters = group["params"]
+            if start < end:
+                group.update(members=(start, end), params=[] if start else parameters)
+                kept.append(group)
+        self.param_groups[:] = kept
+        self.num_members = len(indices)
+        self._forget()
+        self._ages = ages
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of stacked parameters whose settings are those of all members."""
@@ -235,6 +261,30 @@ class StackedSGD(StackedOptimizer):
         kernel(call.params, gradients, given, **{name: group[name] for name in names}, **self._scaling())
         if buffers and not started:
             torch._foreach_copy_(buffers, given)
+
+
+def keep_members(optimizer: Optimizer, indices: Sequence[int], num_members: int) -> None:
+    """Drop the state of all members but these from an elementwise optimizer of stacked parameters.
+
+    Args:
+        optimizer: A ``StackedOptimizer``, or another one. Of the latter, tensors with a first dimension of
+            size K are sliced, in the state and in the settings of the groups.
+        indices: The members that are kept, in ascending order.
+        num_members: The number of members before, K.
+    """
+    if isinstance(optimizer, StackedOptimizer):
+        optimizer.keep(indices)
+        return
+    for values in (*optimizer.state.values(), *optimizer.param_groups):
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.ndim and len(value) == num_members:
+                values[name] = value[list(indices)]
+
+
+def kept_run(run: tuple[int, int], indices: Sequence[int]) -> tuple[int, int]:
+    """Return the first member of a run and the one after its last, when only these members are left."""
+    start, end = (bisect_left(indices, member) for member in run)
+    return start, end
 
 
 def _runs(keys: Sequence[Any]) -> list[tuple[int, int]]:

@@ -18,6 +18,9 @@ _STACKED: dict[type[Optimizer], type[StackedOptimizer]] = {
     torch.optim.SGD: StackedSGD,
 }
 
+# The settings that the kernels take for each group.
+_OWN = ("lr", "weight_decay", "l1", "betas", "eps", "momentum")
+
 
 def stacked_optimizer(members: Sequence[Optimizer], apart: Sequence[Any] | None = None) -> Optimizer:
     """Return the optimizers of K members as one.
@@ -31,7 +34,8 @@ def stacked_optimizer(members: Sequence[Optimizer], apart: Sequence[Any] | None 
 
     Raises:
         InputError: If the members differ in their optimizer's class, parameters, or a setting other than
-            ``lr``, ``weight_decay`` and ``l1``, or in these with another optimizer.
+            ``lr``, ``weight_decay``, ``l1``, ``betas``, ``eps`` and ``momentum``, or in these with another
+            optimizer; or if a momentum is 0 for some members only.
     """
     first, name = members[0], type(members[0]).__name__
     kind = None if first.defaults.get("differentiable") else _STACKED.get(type(first))
@@ -44,8 +48,13 @@ def stacked_optimizer(members: Sequence[Optimizer], apart: Sequence[Any] | None 
             raise InputError(f"the {name} of every member must have the same groups of the same parameters")
         # A scheduler adds settings that follow from those of the optimizer. And l1 is no default.
         for setting in _differing(first, member, first.defaults if kind else None):
-            if setting not in ("lr", "weight_decay"):
-                raise InputError(f"members may differ in lr and weight_decay, not in the {setting} of {name}")
+            if setting not in _OWN:
+                raise InputError(
+                    f"members may differ in {', '.join(_OWN[:-1])} and {_OWN[-1]}, "
+                    f"not in the {setting} of {name}"
+                )
+            if setting == "momentum" and _without_momentum(first) != _without_momentum(member):
+                raise InputError("members with and without momentum cannot train side by side")
             if kind is None:
                 which = "Adam, AdamW and SGD of torch.optim"
                 raise InputError(f"members may differ in {setting} with {which}, not with this {name}")
@@ -55,6 +64,10 @@ def stacked_optimizer(members: Sequence[Optimizer], apart: Sequence[Any] | None 
 def _parameters(optimizer: Optimizer) -> list[list[int]]:
     """Return the identities of the parameters of each group."""
     return [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
+
+
+def _without_momentum(optimizer: Optimizer) -> list[bool]:
+    return [group["momentum"] == 0 for group in optimizer.param_groups]
 
 
 def _differing(first: Optimizer, member: Optimizer, names: Container[str] | None) -> Iterator[str]:

@@ -315,7 +315,7 @@ def test_members_that_mix_rows_are_refused_where_batches_are_padded(
         return
     # The check takes no random numbers of the fit.
     unchecked = copy.deepcopy(stacked)
-    monkeypatch.setattr(unchecked, "_require_separate_rows", lambda *_: None)
+    monkeypatch.setattr(unchecked._padding, "require_separate_rows", lambda *_: None)
     for module in (stacked, unchecked):
         torch.manual_seed(3)
         trainer(max_epochs=1).fit(module, padded)

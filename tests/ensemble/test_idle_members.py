@@ -213,7 +213,9 @@ def test_members_may_differ_in_learning_rate_and_weight_decay(name: str, prices:
 
 REFUSED: list[tuple[list[SupervisedModule], str]] = [
     ([LinearRegressionScratch(6, lr=lr) for lr in (0.1, 0.2)], "have the same hyperparameters"),
-    ([PriceRegressor(6, dropout=p) for p in (0.1, 0.2)], "have the same hyperparameters"),
+    ([PriceRegressor(6, activation=f) for f in ("relu", "tanh")], "have the same hyperparameters"),
+    ([PriceRegressor(6, [5], dropout=p) for p in (0.0, 0.2)], "member_2 differs from member_1 in net"),
+    ([PriceRegressor(6, label_noise=p) for p in (0.1, 0.0)], "member_2 differs from member_1 in label_noise"),
 ]
 
 

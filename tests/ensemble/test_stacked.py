@@ -19,7 +19,9 @@ from d2l_lightning.ensemble.stacked import StackedModule
 from d2l_lightning.errors import InputError
 from d2l_lightning.functional.regression import log_rmse
 from d2l_lightning.models.base import SupervisedModule
+from d2l_lightning.models.layers import Dropout
 from d2l_lightning.models.price_regressor import PriceRegressor
+from d2l_lightning.models.table_regressor import TableRegressor
 
 Data = tuple[Tensor, Tensor]
 MODELS: dict[str, dict[str, Any]] = {
@@ -195,6 +197,17 @@ def test_unstacking_returns_the_members_that_were_stacked(prices: Data) -> None:
         torch.testing.assert_close(row, member(prices[0]))
 
 
+def test_members_have_their_own_dropout_when_they_are_alone_again() -> None:
+    members = [TableRegressor(6, [5], dropout=p, label_noise=p / 2) for p in (0.2, 0.4, 0.6)]
+    module = StackedModule(members)
+    module.keep([0, 2])
+    for member, p in zip(module.unstack(), (0.2, 0.6), strict=True):
+        assert isinstance(member, TableRegressor)
+        assert member.hparams["dropout"] == p
+        assert [m.p for m in member.modules() if isinstance(m, Dropout)] == [torch.tensor(p)]
+        assert member.label_noise == torch.tensor(p / 2)
+
+
 def test_dropout_draws_a_mask_for_each_member(prices: Data) -> None:
     (member,) = make_members(1, hidden_sizes=[64], dropout=0.5, log_price=True)
     stacked = StackedModule([member, copy.deepcopy(member)])
@@ -269,7 +282,7 @@ def test_a_loss_that_is_not_finite_stops_the_fit_and_the_error_names_the_member(
 
 
 def test_members_that_cannot_be_stacked_are_an_error() -> None:
-    one, other = PriceRegressor(6), PriceRegressor(6, dropout=0.1)
+    one, other = PriceRegressor(6), PriceRegressor(6, activation="tanh")
     with pytest.raises(InputError, match="no member"):
         StackedModule([])
     with pytest.raises(InputError, match="same hyperparameters"):

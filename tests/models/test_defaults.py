@@ -33,6 +33,7 @@ DEFAULTS: dict[Any, tuple[tuple[Any, ...], dict[str, Any]]] = {
             **{"hidden_sizes": (), "parametrization": "standard", "log_target": None, "standardize": False},
             **{"clip": False, "loss": "squared", "metric": "rmse", "optimizer": "adam", "bias_lr": None},
             **{"betas": (0.9, 0.999), "schedule": "constant", "dropout": 0.0, "weight_decay": 0.0, "l1": 0.0},
+            "label_noise": 0.0,
         },
     ),
     SoftmaxRegressionScratch: ((), {**IMAGES, "lr": 0.1}),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from d2l_lightning.models.layers import NTKLinear, initialize, layer_variances
+from d2l_lightning.models.layers import Dropout, NTKLinear, initialize, layer_variances
 from d2l_lightning.models.mlp import MLP
 
 
@@ -18,6 +18,50 @@ def test_a_layer_in_the_ntk_parametrization_divides_its_weights(bias: bool) -> N
     torch.testing.assert_close(layer(X), expected)
     own = torch.autograd.grad(layer(X).square().sum(), layer.weight)
     torch.testing.assert_close(own, torch.autograd.grad(expected.square().sum(), layer.weight))
+
+
+def test_dropout_has_the_statistics_of_pytorch_for_each_member_of_a_stack() -> None:
+    torch.manual_seed(0)
+    p, n = torch.tensor([0.0, 0.1, 0.3, 0.9]), 200_000
+    X = torch.full((4, n), 2.0, requires_grad=True)
+    layer = Dropout(0.5)
+
+    def dropped(own: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, {"p": own}, (x,))
+
+    H = torch.vmap(dropped, randomness="different")(p, X)
+    share = (H == 0).float().mean(dim=1)
+    # Five standard deviations of the share of zeros, and of means and variances that follow from it.
+    torch.testing.assert_close(share, p, rtol=0, atol=5 * 0.46 / n**0.5)
+    torch.testing.assert_close(H.mean(dim=1), torch.full((4,), 2.0), rtol=0, atol=5 * 2 * 3 / n**0.5)
+    torch.testing.assert_close(H.var(dim=1), 4 * p / (1 - p), rtol=0.04, atol=1e-3)
+    (gradient,) = torch.autograd.grad(H.sum(), X)
+    assert torch.equal(gradient, H.detach() / 2)
+    scale = (1 / (1 - p))[:, None]
+    torch.testing.assert_close(H, torch.where(H == 0, 0, X * scale))
+    for own, members in zip(p, (H != 0).view(4, 2, -1), strict=True):  # members and halves are independent
+        if own > 0:
+            both = (members[0] & members[1]).float().mean()
+            assert both.item() == pytest.approx((1 - own.item()) ** 2, abs=5 * 0.5 / (n / 2) ** 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_dropout_in_half_precision_drops_the_share_that_it_should(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    n = 1_000_000
+    for p in (0.001, 0.05, 0.37, 0.99):
+        H = Dropout(p)(torch.ones(n, dtype=dtype))
+        assert H.dtype == dtype
+        # The share has a standard deviation of this size.
+        assert abs((H == 0).double().mean() - p) < 5 * (p * (1 - p) / n) ** 0.5
+        assert torch.equal(H[H != 0], (H[H != 0] * 0 + 1 / (1 - p)))
+
+
+def test_dropout_does_nothing_in_evaluation_and_has_no_state() -> None:
+    layer, X = Dropout(0.5), torch.randn(3, 4)
+    assert layer.eval()(X) is X
+    assert not layer.state_dict()
+    assert (layer.train()(X.double()) == 0).any()
 
 
 def test_initial_weights_have_their_standard_deviation() -> None:

@@ -56,6 +56,18 @@ def test_the_loss_is_on_the_standardised_logarithm() -> None:
     assert model.net[-1].bias.grad.abs() > 5
 
 
+def test_label_noise_is_added_to_the_standardised_target_in_training_only() -> None:
+    y, X = torch.tensor([4.0]).exp().expand(40_000), torch.ones(40_000, 1)
+    settings: dict[str, Any] = {"log_target": True, "standardize": True}
+    model = constant(0.3, label_noise=0.5, **settings)
+    torch.manual_seed(0)
+    # Half the squared error of 0.3 minus N(0, 0.5^2); its mean is within 5 standard deviations.
+    assert model.example_losses(X, y).mean().item() == pytest.approx((0.3**2 + 0.5**2) / 2, abs=0.006)
+    plain = constant(0.3, **settings)
+    assert torch.equal(model.eval().example_losses(X, y), plain.example_losses(X, y))
+    assert model.state_dict().keys() == plain.state_dict().keys()
+
+
 def test_before_fit_target_nothing_is_shifted_or_clipped() -> None:
     X = torch.randn(5, 3)
     plain, other = (TableRegressor(3, standardize=on, clip=on) for on in (False, True))
@@ -129,7 +141,7 @@ def test_a_checkpoint_holds_all_settings_and_the_statistics_of_the_targets(tmp_p
         **{"hidden_sizes": [4], "activation": "silu", "dropout": 0.1, "parametrization": "ntk"},
         **{"standardize": True, "clip": True, "loss": "huber", "huber_threshold": 0.3},
         **{"optimizer": "adamw", "betas": [0.8, 0.9], "lr": 0.1, "bias_lr": 0.01, "schedule": "cosine"},
-        **{"weight_decay": 0.1, "l1": 0.2},
+        **{"weight_decay": 0.1, "l1": 0.2, "label_noise": 0.1},
     }
     kinds = (TableRegressor, {"log_target": True, "metric": "mae"}), (PriceRegressor, {"log_price": True})
     for kind, own in kinds:
@@ -187,6 +199,7 @@ def test_a_standardised_price_does_not_start_from_a_typical_price() -> None:
         ({"bias_lr": 0.1}, "bias_lr goes with the optimizer adamw, not with adam"),
         ({"l1": -0.1, "optimizer": "adamw"}, "l1 must not be negative; it is -0.1"),
         ({"l1": 0.1}, "l1 goes with the optimizer adamw, not with adam"),
+        ({"label_noise": -0.1}, "label_noise must not be negative"),
         ({"betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\), not \[0.9, 1.0\]"),
         ({"betas": (-0.1, 0.9)}, "betas must be two numbers"),
         ({"betas": (0.9,)}, "betas must be two numbers"),

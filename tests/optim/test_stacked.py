@@ -334,6 +334,37 @@ def test_a_group_that_is_added_has_the_settings_of_all_members() -> None:
     assert added.tolist() == [[1.0] * 3, [0.5] * 3]
 
 
+OWN_OF_ALL: dict[str, tuple[Make, list[dict[str, Any]]]] = {
+    "adam": (
+        Adam,
+        [{"lr": 0.1, "betas": (0.8, 0.9)}, {"lr": 0.1, "betas": (0.9, 0.99)}, {"eps": 0.1}, {}, {}],
+    ),
+    "adamw, fused": (FUSED["adamw, fused"], [{"lr": 0.1}, {"lr": 0.1, "eps": 1e-3}, {}, {}, {"lr": 0.1}]),
+    "sgd": (SGD, [{"momentum": 0.9}, {"momentum": 0.5}, {"momentum": 0.5}, *[{"momentum": 0.9}] * 2]),
+    "adamw, proximal": (KINDS["adamw, proximal"], [{"lr": 0.1}, {"lr": 0.1}, {"lr": 0.2}, {"lr": 0.1}, {}]),
+}
+
+
+@pytest.mark.parametrize("name", OWN_OF_ALL)
+def test_members_with_settings_of_their_own_train_as_alone_after_others_left(name: str) -> None:
+    make, own = OWN_OF_ALL[name]
+    fused = "fused" in name
+    side = Side(make, own, shapes=[(3, 16), (16,)] if fused else ((3, 5), (7,)))
+    for active in (None, [True, False, True, True, False], None):
+        side.step(active)
+    for kept in ([0, 3, 4], [0, 2]):
+        for parameter in side.stacked:
+            parameter.data = parameter.detach()[kept]
+        side.optimizer.keep(kept)
+        side.own, side.alone, side.optimizers = (
+            [each[k] for k in kept] for each in (side.own, side.alone, side.optimizers)
+        )
+        assert all(start < end for start, end in (g["members"] for g in side.optimizer.param_groups))
+        for active in (None, [True] * (len(kept) - 1) + [False], None):
+            side.step(active)
+        side.assert_equal()
+
+
 def test_activity_must_have_a_value_for_every_member() -> None:
     side = Side(KINDS["adam"], [{"lr": 0.1}] * 3)
     with pytest.raises(InputError, match=r"^active has 2 values for 3 members$"):
@@ -349,8 +380,8 @@ OTHERS = [nn.Parameter(torch.ones(2, 3))]
     [
         ([Adam(PARAMETERS), SGD(PARAMETERS)], "members must have one kind of optimizer, not Adam and SGD"),
         ([Adam(PARAMETERS), Adam(OTHERS)], "the Adam of every member must have the same groups"),
-        ([Adam(PARAMETERS), Adam(PARAMETERS, betas=(0.5, 0.9))], "not in the betas of Adam"),
-        ([SGD(PARAMETERS), SGD(PARAMETERS, momentum=0.5)], "not in the momentum of SGD"),
+        ([Adam(PARAMETERS), Adam(PARAMETERS, amsgrad=True)], "not in the amsgrad of Adam"),
+        ([SGD(PARAMETERS), SGD(PARAMETERS, momentum=0.5)], "with and without momentum cannot train side by"),
         ([RMSprop(PARAMETERS), RMSprop(PARAMETERS, lr=0.5)], "differ in lr with .*, not with this RMSprop"),
         (
             [sgd.SGD(PARAMETERS, lr=0.1), sgd.SGD(PARAMETERS, lr=0.5)],
@@ -358,7 +389,7 @@ OTHERS = [nn.Parameter(torch.ones(2, 3))]
         ),
         (
             [sgd.ProximalSGD([{"params": PARAMETERS, "l1": torch.ones(2, 1) * k}], lr=0.1) for k in (1, 2)],
-            "not in the l1 of ProximalSGD",
+            "differ in l1 with .*, not with this ProximalSGD",
         ),
     ],
 )  # fmt: skip
