@@ -2,11 +2,15 @@
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# A URL up to the name of the user.
+_URL = r"(?<![\w+.-])[a-zA-Z][\w+.-]*://[^\s/:@?]*"
 
 
 class InputError(ValueError):
@@ -25,8 +29,25 @@ class DivergenceError(InputError):
 
 
 def printable(text: str) -> str:
-    """Return a text in which control characters, and others that cannot be seen, are escaped."""
+    """Return a text as it may be shown: invisible characters are escaped, and URLs have no password."""
+    text = without_password(text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def without_password(text: str) -> str:
+    """Return a text in which URLs of databases have no password, before the host or in the query.
+
+    A command with such a URL works where the password is in PGPASSWORD or ~/.pgpass.
+    """
+    if "://" not in text:
+        return text
+    if text.count("://") == 1:  # in a word of its own, all characters up to the last @ belong to the password
+        text = re.sub(rf"(?s)\A([\w-]*=?{_URL}):.*@(?=[^@]*\Z)", r"\1@", text)
+    text = re.sub(rf"({_URL}):[^\s'\"]*@", r"\1@", text)
+    secret = rf"({_URL}[^\s'\"]*[?&])(?:ssl)?password=[^&\s'\"]*&?"
+    while (shorter := re.sub(secret, r"\1", text)) != text:
+        text = shorter
+    return text
 
 
 def require_positive(**values: float) -> None:

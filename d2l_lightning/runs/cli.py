@@ -7,7 +7,9 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +19,7 @@ from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
-from d2l_lightning.errors import InputError
+from d2l_lightning.errors import InputError, without_password
 from d2l_lightning.runs.importing import stop_guarding
 from d2l_lightning.runs.limits import machine_limits
 from d2l_lightning.runs.parser import ConfigFile, SettingsParser, plain
@@ -106,6 +108,8 @@ class Experiment:
         # What says where, not what, is left out, so that the file can be run as it is.
         for name in ("config", "run_dir", "overwrite", "resume"):
             flags.pop(name)
+        for name, value in vars(flags).items():
+            flags[name] = without_password(value) if isinstance(value, str) else value
         config = self.parser.dump(flags, skip_unset=False, skip_validation=True)
         defaults = inspect.signature(self.main).parameters
         arguments = {name: values[name] for name in self.settings}
@@ -123,6 +127,7 @@ class Experiment:
         """
         arguments, run_arguments, config = self.parse(argv)
         command = self._command(argv)
+        sys.argv[:] = map(without_password, sys.argv)  # Weights & Biases keeps them
         with machine_limits(arguments):
             run = Run(self.name, config, source=self.folder, command=command, **run_arguments)
             if run.finished:
@@ -134,7 +139,7 @@ class Experiment:
                 self.main(*call.args, **call.kwargs)
 
     def _command(self, argv: Sequence[str]) -> str:
-        """Return the command line of the run, without the flags that say how it starts."""
+        """Return the command line of the run, without passwords and the flags that say how it starts."""
         script = sys.argv[0] if argv == sys.argv[1:] else inspect.getfile(self.main)
         variables = [word for name, word in self._variables().items() if name.startswith(PREFIX)]
         words = ["python", script, *variables, *argv]
@@ -144,7 +149,7 @@ class Experiment:
                 for place, word in enumerate(words)
                 if word != flag and not word.startswith(f"{flag}=") and words[place - 1] != flag
             ]
-        return shlex.join(words)
+        return shlex.join(map(without_password, words))
 
     def _variables(self) -> dict[str, str]:
         """Return what environment variables set, by the variable, as words of a command line."""
@@ -204,10 +209,47 @@ def _required(part: Callable[..., Any]) -> set[str | int]:
     }
 
 
+def flag_parser(*parts: Callable[..., Any]) -> Callable[[str, Any], Any]:
+    """Return a function that takes the name and value of a flag, and returns the value as the flag has it.
+
+    The flags are the arguments with a default of classes and functions, as those of an experiment's parts.
+    The function raises an InputError for a name that is no flag, or a value that the flag cannot have.
+    """
+    parser = SettingsParser()
+    names: list[str] = []
+    for part in parts:
+        _add(parser, part, skip={*_required(part), *names})
+        names += settings_of(part)
+
+    def parse(name: str, value: Any) -> Any:
+        if name not in names:
+            close = get_close_matches(name, names)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(names))}"
+            raise InputError(f"{name} is no setting that can be searched; {hint}")
+        try:
+            if value is None:  # of an object, null would mean that the flag is not given
+                return parser.parse_args([f"--{name}=null"])[name]
+            return parser.parse_object({name: value})[name]
+        except InputError as error:
+            raise InputError(" ".join(str(error).split())) from error
+
+    return parse
+
+
 @cache
 def settings_of(part: Callable[..., Any]) -> list[str]:
     """Return the names of a part's arguments with a default, followed into what it passes them on to."""
     return _add(ArgumentParser(), part, skip=_required(part))
+
+
+def changed_settings(part: Any) -> dict[str, Any]:
+    """Return the settings of a part, as ``main`` gets it, that differ from their defaults."""
+    if not isinstance(part, partial):
+        return {}
+    parser = ArgumentParser()
+    _add(parser, part.func, skip=_required(part.func))
+    defaults = vars(parser.get_defaults())
+    return {name: value for name, value in part.keywords.items() if value != defaults.get(name)}
 
 
 def run_experiment(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
@@ -221,11 +263,21 @@ def run_experiment(main: Callable[..., None], argv: Sequence[str] | None = None)
         argv: The flags. If not given, those of the command line; none in a notebook, which has no command
             line.
     """
-    name = Path(inspect.getfile(main)).stem
+    with exit_statuses(Path(inspect.getfile(main)).stem):
+        stop_guarding()
+        Experiment(main).run(_command_line() if argv is None else argv)
+
+
+@contextmanager
+def exit_statuses(name: str) -> Iterator[None]:
+    """Turn errors of the user and signals in this context into one line and an exit status.
+
+    Args:
+        name: The name of the program, which begins the line.
+    """
     with forgiving_streams():
         try:
-            stop_guarding()
-            Experiment(main).run(_command_line() if argv is None else argv)
+            yield
         except (InputError, OSError, MisconfigurationException) as error:
             text = _advice(error) if isinstance(error, OSError) else str(error)
             print(one_line(f"{name}: {text}"), file=sys.stderr)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from d2l_lightning.errors import printable
+from d2l_lightning.errors import printable, without_password
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str | float]]
     note: str = ""
+    printed: bool = True  # or only logged
 
     @property
     def name(self) -> str:
@@ -86,7 +87,7 @@ def print_line(text: str) -> None:
 
 def print_progress(text: str) -> None:
     """Print a line about the progress of a run to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def print_warning(text: str) -> None:
@@ -125,7 +126,7 @@ def results_text(
     environment: dict[str, Any],
     trial: bool = False,
 ) -> str:
-    """Return the text of results.json.
+    """Return the text of results.json, without passwords.
 
     Raises:
         ValueError: If a number in the results is not finite.
@@ -136,7 +137,8 @@ def results_text(
         "results": results,
         "seconds": round(seconds, 3),
     }
-    return json.dumps({**parts, "environment": environment}, indent=2, allow_nan=False) + "\n"
+    text = json.dumps({**parts, "environment": environment}, indent=2, allow_nan=False)
+    return without_password(text) + "\n"
 
 
 def environment(seed: int, device: torch.device, threads: int, source: Path) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class ResumableFit(NoStepHooks, Callback):  # type: ignore[misc]
             trainer.fit(*arguments[1:], **settings)
         except DivergenceError as error:
             entry = {**self._describe(trainer), "finished": True, "error": str(error)}
-            with _unless_the_disk_is_full():
+            with unless_the_disk_is_full():
                 self.state.write(self.place, entry, lambda path: torch.save({ENTRY: entry}, path))
             self.state.end(self.place)
             raise
@@ -138,7 +138,7 @@ class ResumableFit(NoStepHooks, Callback):  # type: ignore[misc]
 
     def _save(self, trainer: Trainer, finished: bool) -> None:
         self._entry = {**self._describe(trainer), "finished": finished}
-        with _unless_the_disk_is_full():
+        with unless_the_disk_is_full():
             self.state.write(self.place, self._entry, trainer.save_checkpoint)
         self._entry = {}
 
@@ -153,7 +153,7 @@ class ResumableFit(NoStepHooks, Callback):  # type: ignore[misc]
 
 
 @contextmanager
-def _unless_the_disk_is_full() -> Iterator[None]:
+def unless_the_disk_is_full() -> Iterator[None]:
     """Turn an error of the disk into a warning: a state that cannot be saved must not end a run."""
     try:
         yield

@@ -97,6 +97,8 @@ class Run:
     Attributes:
         folder: The run folder.
         finished: Whether there is nothing to resume, because the run in the folder is finished.
+        group: The group of the run on Weights & Biases; if empty, that of the experiment.
+        progress: How far the run is, for the line that is printed now and then; if empty, the fit says so.
 
     Raises:
         InputError: If the seed or a flag is out of range, the run folder cannot be used, or the run to resume
@@ -151,6 +153,7 @@ class Run:
         self._state = RunState(self._files, checkpoint_every)
         self._signals = StopSignals()
         self._fit: Fit | None = None
+        self.progress = self.group = ""
         self._heartbeat = Heartbeat(self._progress)
         self._done = False
         if self._files.resuming or self._files.finished:
@@ -198,7 +201,8 @@ class Run:
     def _progress(self) -> str:
         """Return how far the run is, as a line of text."""
         at = f"{self.experiment}: {time.perf_counter() - self._began:.0f} s"
-        return at if self._fit is None else f"{at}, {self._fit.progress()}"
+        done = "" if self._fit is None else self._fit.progress()
+        return ", ".join(filter(None, (at, self.progress or done)))
 
     def start(self) -> None:
         """Create the run folder and open the trackers; a second call does nothing.
@@ -218,6 +222,7 @@ class Run:
                 self.config,
                 self.wandb_project,
                 self.wandb_mode,
+                self.group,
             )
         except BaseException:
             if not self._files.resuming:
@@ -306,6 +311,95 @@ class Run:
             self._signals.check()
         return fit
 
+    def train(
+        self,
+        title: str,
+        model: SupervisedModule,
+        data: LightningDataModule,
+        callbacks: Sequence[Callback] = (),
+        max_epochs: int | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Train a model in a fit that the run does not log, save or validate; its callbacks may.
+
+        Args:
+            title: What is trained, for messages.
+            model: The model.
+            data: Its data.
+            callbacks: The callbacks.
+            max_epochs: Epochs of this fit, if not those of the flags.
+            ckpt_path: The checkpoint of the Trainer from which the fit goes on.
+
+        Raises:
+            InputError: As ``fit``.
+            StoppedError: If the user stops the run.
+        """
+        flags = {**self.trainer_flags, "enable_progress_bar": False}
+        trainer = make_trainer(self.folder, callbacks, title, **flags)
+        trainer.limit_val_batches = 0
+        check_batches(flags, data)
+        if self.steps_per_execution != "auto":
+            model.steps_per_execution = self.steps_per_execution
+        require_whole_steps(trainer, model)
+        self.start()
+        self._device = trainer.strategy.root_device
+        self._threads.choose(model, data, self._device)
+        if max_epochs is not None:
+            trainer.fit_loop.max_epochs = max_epochs
+        # Lightning's handlers would stop the fit before its state is saved.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        # Lightning loads weights before it converts the model, which would round those of double precision.
+        trainer.strategy.precision_plugin.convert_module(model)
+        fit = Fit(title, model, data, trainer, History(), self._signals)
+        with fit.stopping(), self._signals.deferred():
+            trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+            self._signals.check()
+
+    def prefer_threads(self, number: int) -> None:
+        """Compute with so many threads in all fits to come, unless the user chose a number."""
+        self._threads.prefer(number)
+
+    @property
+    def resuming(self) -> bool:
+        """Whether the run goes on where an earlier process stopped."""
+        return self._files.resuming
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of a run with the same settings, but for its folder."""
+        own: dict[str, Any] = {"experiment": self.experiment, "config": self.config, "seed": self.seed}
+        own |= {"logger": self.logger, "threads": self._threads.number, "source": self._source}
+        own |= {"wandb_project": self.wandb_project, "wandb_mode": self.wandb_mode}
+        return {**own, "steps_per_execution": self.steps_per_execution, **self.trainer_flags}
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which models are trained."""
+        return make_trainer(self.folder, [], "device", **self.trainer_flags).strategy.root_device
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal was received, after which the running fit ends with its epoch."""
+        return self._signals.received is not None
+
+    def check_signals(self) -> None:
+        """Stop here if a signal was received."""
+        self._signals.check()
+
+    def log(self, metrics: Mapping[str, float], axis: str) -> None:
+        """Log a row of metrics that belongs to no fit.
+
+        A resumed run logs the rows again, in the same order; trackers get those that they do not have.
+
+        Args:
+            metrics: The metrics. Their names have the same first part, such as ``search/``.
+            axis: The name of the metric, a whole number, over which the others are drawn.
+        """
+        self.start()
+        self._log("axis", axis.partition("/")[0] + "/", axis)
+        for logger in (self._state.journal, *(self._trackers or [])):
+            cast(Any, logger).log_metrics(dict(metrics), int(metrics[axis]))
+        self._flush()
+
     def _flush(self) -> None:
         for tracker in self._trackers or []:
             tracker.flush()
@@ -384,7 +478,8 @@ class Run:
         with attempt("print the tables"):
             for table in tables:
                 self._log("table", table)
-                print_table(table)
+                if table.printed:
+                    print_table(table)
             for note in notes:
                 print_line(note)
         with attempt("print the run folder"):

@@ -38,6 +38,16 @@ class Threads:
         self._number, self._before = number, torch.get_num_threads()
         self._of_fits: list[int] = []
 
+    def prefer(self, number: int) -> None:
+        """Set the number for the whole run, unless the user chose one."""
+        if self._number is None and not _chosen_by_user():
+            self._number = number
+
+    @property
+    def number(self) -> int | None:
+        """The number for the whole run; None if each fit has its own."""
+        return self._number
+
     @property
     def most(self) -> int:
         """The most threads that a fit had; without a fit, the number of PyTorch's threads."""

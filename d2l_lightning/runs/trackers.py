@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from d2l_lightning.errors import InputError, require_known
+from d2l_lightning.errors import InputError, require_known, without_password
 from d2l_lightning.runs.folder import WANDB, RunFolder, naming
 from d2l_lightning.runs.journal import Journal
 from d2l_lightning.runs.report import Table, print_line
@@ -57,6 +57,9 @@ class Tracker:
 
     def flush(self) -> None:
         """Write what is in memory to files, if the last time was some seconds ago."""
+
+    def add_axis(self, prefix: str, axis: str) -> None:
+        """Draw the metrics whose names begin with a prefix over another metric."""
 
     def add_figure(self, name: str, figure: "Figure", path: Path) -> None:
         """Add a figure that was saved as a PNG file."""
@@ -109,7 +112,9 @@ class TensorBoardTracker(Tracker, TensorBoardLogger):  # type: ignore[misc]
 class WandbTracker(Tracker, WandbLogger):  # type: ignore[misc]
     """Sends metrics, figures, tables and files to Weights & Biases; errors as in ``open_trackers``."""
 
-    def __init__(self, folder: RunFolder, config: str, project: str | None, mode: WandbMode | None) -> None:
+    def __init__(
+        self, folder: RunFolder, config: str, project: str | None, mode: WandbMode | None, group: str
+    ) -> None:
         import wandb
 
         by_variable = _set_by("WANDB_MODE")
@@ -129,7 +134,7 @@ class WandbTracker(Tracker, WandbLogger):  # type: ignore[misc]
             run = wandb.init(
                 project=project or _set_by("WANDB_PROJECT") or "d2l_lightning",
                 name=_set_by("WANDB_NAME") or f"{folder.experiment}/{folder.target.name}",
-                group=_set_by("WANDB_RUN_GROUP") or folder.experiment,
+                group=_set_by("WANDB_RUN_GROUP") or group or folder.experiment,
                 config=yaml.safe_load(config),
                 mode=self.mode,
                 force=True,  # the prompt for an account must not offer to go on without one
@@ -161,6 +166,10 @@ class WandbTracker(Tracker, WandbLogger):  # type: ignore[misc]
         if self.mode == "online":
             print_line(f"Weights & Biases: {run.url}")
 
+    def add_axis(self, prefix: str, axis: str) -> None:
+        """See ``Tracker``."""
+        self.experiment.define_metric(f"{prefix}*", step_metric=axis)
+
     def _runs(self) -> set[Path]:
         """Return what is in the folder of Weights & Biases beside the cache."""
         return set(self._folder.glob("*")) - {self._folder / "cache"}
@@ -183,7 +192,10 @@ class WandbTracker(Tracker, WandbLogger):  # type: ignore[misc]
         import wandb
 
         columns: list[str | int] = [column or "name" for column in table.columns]
-        data: list[Any] = [[None if cell == "" else cell for cell in row] for row in table.rows]
+        data: list[Any] = [
+            [(without_password(cell) or None) if isinstance(cell, str) else cell for cell in row]
+            for row in table.rows
+        ]
         logged = wandb.Table(columns=columns, data=data, allow_mixed_types=True)
         self.experiment.log({f"tables/{table.name}": logged})
 
@@ -227,6 +239,7 @@ def open_trackers(
     config: str,
     wandb_project: str | None,
     wandb_mode: WandbMode | None,
+    group: str = "",
 ) -> list[Tracker]:
     """Return the trackers of a run. They start anew and get the rows of the journal.
 
@@ -237,7 +250,7 @@ def open_trackers(
     trackers: list[Tracker] = []
     if name == "wandb":
         folder.record(WANDB)
-        trackers.append(WandbTracker(folder, config, wandb_project, wandb_mode))
+        trackers.append(WandbTracker(folder, config, wandb_project, wandb_mode, group))
     if name != "none":
         trackers.append(CSVTracker(folder))
     if name == "tensorboard":
