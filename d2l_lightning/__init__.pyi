@@ -31,6 +31,7 @@ from d2l_lightning.data.synthetic_shift import SyntheticCovariateShift as Synthe
 from d2l_lightning.data.tables.encoder import TableEncoder as TableEncoder
 from d2l_lightning.ensemble.alike import require_alike as require_alike
 from d2l_lightning.ensemble.data import StackedData as StackedData
+from d2l_lightning.ensemble.evaluation import evaluate_members as evaluate_members
 from d2l_lightning.ensemble.folds import group_k_fold as group_k_fold
 from d2l_lightning.ensemble.folds import k_fold as k_fold
 from d2l_lightning.ensemble.folds import make_folds as make_folds
@@ -39,6 +40,7 @@ from d2l_lightning.ensemble.graph import traced as traced
 from d2l_lightning.ensemble.grid import cross_validation as cross_validation
 from d2l_lightning.ensemble.optimizers import stacked_configuration as stacked_configuration
 from d2l_lightning.ensemble.stacked import StackedModule as StackedModule
+from d2l_lightning.ensemble.streams import Streams as Streams
 from d2l_lightning.errors import DivergenceError as DivergenceError
 from d2l_lightning.errors import InputError as InputError
 from d2l_lightning.models.backpropagation import BackpropagationMLP as BackpropagationMLP
@@ -48,6 +50,7 @@ from d2l_lightning.models.classifier import Classifier as Classifier
 from d2l_lightning.models.classifier import ScratchClassifier as ScratchClassifier
 from d2l_lightning.models.dropout_mlp import DropoutMLP as DropoutMLP
 from d2l_lightning.models.dropout_mlp import DropoutMLPScratch as DropoutMLPScratch
+from d2l_lightning.models.layers import Dropout as Dropout
 from d2l_lightning.models.layers import NTKLinear as NTKLinear
 from d2l_lightning.models.linear_regression import LinearRegression as LinearRegression
 from d2l_lightning.models.linear_regression import LinearRegressionScratch as LinearRegressionScratch
@@ -71,6 +74,18 @@ from d2l_lightning.optim.stacked import StackedAdam as StackedAdam
 from d2l_lightning.optim.stacked import StackedAdamW as StackedAdamW
 from d2l_lightning.optim.stacked import StackedOptimizer as StackedOptimizer
 from d2l_lightning.optim.stacked import StackedSGD as StackedSGD
+from d2l_lightning.search.outputs import finish_search as finish_search
+from d2l_lightning.search.search import run_search as run_search
+from d2l_lightning.search.settings import SearchSettings as SearchSettings
+from d2l_lightning.search.space import SearchSpace as SearchSpace
+from d2l_lightning.search.space import parse_space as parse_space
+from d2l_lightning.search.space import read_space as read_space
+from d2l_lightning.search.study import SearchStudy as SearchStudy
+from d2l_lightning.search.task import CrossValidationTask as CrossValidationTask
+from d2l_lightning.search.task import FoldData as FoldData
+from d2l_lightning.search.task import SearchTask as SearchTask
+from d2l_lightning.search.trials import SearchResult as SearchResult
+from d2l_lightning.search.trials import TrialResult as TrialResult
 from d2l_lightning.shift.covariate import Detection as Detection
 from d2l_lightning.shift.covariate import EstimatedShift as EstimatedShift
 from d2l_lightning.shift.covariate import detect as detect

@@ -36,6 +36,10 @@ ALLOWED: dict[str, set[str]] = {
         "models.classifier",
         "models.execution",
     },
+    "search": {
+        *("functional", "optim", "ensemble", "callbacks", "plots", "runs"),
+        *("models.base", "data.batches"),
+    },
 }
 
 
@@ -169,6 +173,10 @@ def test_runs_name_no_experiment() -> None:
         ("plots.bad", "import d2l_lightning.functional.linear", "d2l_lightning.functional.linear"),
         ("runs.bad", "from d2l_lightning.data import fashion_mnist", "d2l_lightning.data.fashion_mnist"),
         ("runs.bad", "from experiments import mlp", "experiments.mlp"),
+        ("search.bad", "from d2l_lightning.models.mlp import MLP", "d2l_lightning.models.mlp.MLP"),
+        ("search.bad", "from d2l_lightning.tabular import models", "d2l_lightning.tabular.models"),
+        ("runs.bad", "from d2l_lightning.search import trials", "d2l_lightning.search.trials"),
+        ("search.bad", "from d2l_lightning.data import kaggle_house", "d2l_lightning.data.kaggle_house"),
         ("shift.bad", "from d2l_lightning.benchmarks import base", "d2l_lightning.benchmarks.base"),
         ("data.bad", "from d2l_lightning.tabular import export", "d2l_lightning.tabular.export"),
         ("tabular.bad", "from d2l_lightning.benchmarks import base", "d2l_lightning.benchmarks.base"),

@@ -32,6 +32,10 @@ TRIALS = "--trials 3 --trial_rows 20 --trial_epochs 2 --kind brightness --amount
 IMAGES = "--data_dir {images} --batch_size 16 --max_epochs 1"
 DEEP = "--num_layers 3 --width 6 --sigmas 0.1 --activations tanh --depths 1"
 LEARNED = "--data_dir {more_images} --batch_size 4 --max_epochs 5 --lr 0.5 --sigma 0.1"
+SEARCH = (
+    "--space {spaces}/one.yaml --trials 3 --max_epochs 4 --k 2 --confirm 1 --data_dir {houses}"
+    " --batch_size 32 --hidden_sizes 4 --log_price true"
+)
 SPLIT = "--validate_on_test false --val_fraction 0.3"
 
 # For each experiment: the flags of a quick run, and for each flag another value and the outputs that must
@@ -201,6 +205,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "betas": ("0.5 0.6", "results/risk_*"),
             "schedule": ("cosine", "results/risk_*"),
             "l1": ("0.5", "results/risk_*"),
+            "label_noise": ("0.5", "results/risk_*"),
         },
     ),
     (
@@ -243,6 +248,35 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "validate_on_test": ("true", "weights/*", "metrics/*val/loss"),
             "data_dir": ("{other_images}", "weights/*", "metrics/*val/loss", "results/models/*/test_loss"),
             "seed": ("1", "weights/*", "results/uncertainty/spread"),
+        },
+    ),
+    (
+        "search_house",
+        f"{SEARCH} --pruner none",
+        {
+            "space": ("{spaces}/other.yaml", "csv/trials/lr", "results/best/settings/lr"),
+            "trials": ("4", "results/settings", "csv/trials/lr"),
+            "k": ("3", "csv/trials/fold_1", "csv/trials/value", "results/best/value"),
+            "folds": ("shuffled", "csv/trials/fold_1", "csv/trials/value", "results/best/value"),
+            "batch_size": ("16", "csv/trials/value", "results/again/value"),
+            "hidden_sizes": ("5", "csv/trials/value", "results/again/value"),
+            "confirm": ("2", "results/again/folds", "results/again/value"),
+            "data_dir": ("{other_houses}", "csv/trials/value", "results/again/value"),
+            "pruner": (
+                "halving --first_rung 1",
+                "csv/trials/state",
+                "csv/trials/epochs",
+                "results/trials/pruned",
+            ),
+            "seed": ("1", "csv/trials/value", "csv/trials/lr", "results/again/value"),
+        },
+    ),
+    (
+        "search_house",
+        f"{SEARCH} --first_rung 1 --reduction 2",
+        {
+            "first_rung": ("2", "csv/trials/epochs", "results/saved"),
+            "reduction": ("5", "csv/trials/epochs", "results/saved"),
         },
     ),
     (
@@ -323,6 +357,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "betas": ("0.5 0.6", "weights/*", "hparams/*/betas", "csv/submission/SalePrice"),
             "schedule": ("cosine", "weights/*", "hparams/*/schedule", "csv/submission/SalePrice"),
             "l1": ("0.1", "weights/*", "hparams/*/l1", "csv/submission/SalePrice"),
+            "label_noise": ("0.5", "weights/*", "hparams/*/label_noise", "csv/submission/SalePrice"),
         },
     ),
     (
@@ -509,26 +544,21 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
         },
     ),
 ]
+OF_MODEL = {
+    *("activation", "betas", "bias_lr", "clip", "dropout", "huber_threshold", "l1", "label_noise", "loss"),
+    *("lr", "optimizer", "parametrization", "schedule", "standardize", "weight_decay"),
+}
 # Flags that change no output have tests of their own below.
 SPECIAL = {
     "linear_regression": {"loader"},
     "vectorization": {"repeats"},
     "initialization": {"depths"},
     # The model is that of kaggle_house.
-    "kaggle_table": {
-        *(
-            "activation",
-            "betas",
-            "bias_lr",
-            "clip",
-            "dropout",
-            "hidden_sizes",
-            "huber_threshold",
-            "l1",
-            "loss",
-        ),
-        *("lr", "optimizer", "parametrization", "schedule", "standardize", "weight_decay"),
-    },
+    "kaggle_table": OF_MODEL | {"hidden_sizes"},
+    # What no result depends on has tests in tests/search, and so have samplers.
+    "search_house": OF_MODEL
+    | {"log_price", "features", "statistics", "drop_last"}
+    | {"final_models", "pack", "workers", "storage", "study", "heartbeat", "sampler"},
 }
 EXPERIMENTS = sorted({path.stem for path in (ROOT / "experiments").glob("*.py")} - {"benchmark"})
 
@@ -557,6 +587,14 @@ def recipes(folder: Path, data_dir: Path) -> Path:
     for name, width in (("one", 2), ("other", 3)):
         own = {"hidden_sizes": [width], "max_epochs": 1, "batch_size": 32, "data_dir": str(data_dir)}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**yaml.safe_load(recipe), **own}))
+    return folder
+
+
+def spaces(folder: Path) -> Path:
+    folder.mkdir()
+    for name, low in (("one", 0.001), ("other", 0.0001)):
+        lr = {"distribution": "log_uniform_values", "min": low, "max": 50 * low}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"parameters": {"lr": lr}}))
     return folder
 
 
@@ -589,6 +627,7 @@ class Runs:
             "tables": tables(folder / "tables"),
             "flats": flats(folder / "flats"),
             "recipes": recipes(folder / "recipes", folder / "houses"),
+            "spaces": spaces(folder / "spaces"),
             "priced": write_house_run(folder / "priced", k=2),
             "other_priced": write_house_run(folder / "other_priced", k=2, lr=0.001),
         }
@@ -604,8 +643,6 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     with pytest.MonkeyPatch.context() as patch:
-        # A figure that cannot be drawn is a warning. Drawing would take most of the time.
-        patch.delattr(style, "default_style")
         patch.setenv("COLUMNS", "200")
         yield Runs(tmp_path_factory.mktemp("settings"))
 
@@ -701,6 +738,7 @@ def test_the_repeats_flag_of_vectorization_sets_the_number_of_timed_runs(
     assert outputs["results/loop_seconds"] == outputs["results/vectorized_seconds"] == [1.0, 1.0]
 
 
+@pytest.mark.figures
 def test_initialization_draws_the_variances_at_all_depths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -711,7 +749,7 @@ def test_initialization_draws_the_variances_at_all_depths(
         Path(path).write_bytes(b"")
 
     monkeypatch.setattr(Figure, "savefig", savefig)
-    monkeypatch.setattr(style, "default_style", nullcontext, raising=False)
+    monkeypatch.setattr(style, "default_style", nullcontext)
     flags = next(flags for name, flags, _ in CASES if name == "initialization")
     images = write(tmp_path / "data", (120, 12))
     run_outputs(

@@ -22,11 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from d2l_lightning.runs.cli import run_experiment
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+# What jobs import only once they need it.
+IMPORTED_LATE = ("matplotlib.backends.backend_agg", "rich.progress", "torch.utils.tensorboard", "wandb")
 # What no run may leave in its folder.
 DEBRIS = ("**/.partial-*", "state", ".new", ".lock")
 
@@ -49,6 +53,7 @@ class Job:
 
     experiment: str
     flags: Sequence[str]
+    empty_figures: bool = False  # drawing takes most of the time of a short job
 
     def start(self, folder: Path, log: Path, resume: bool = True) -> int:
         """Start the job in a process of its own; return the id of the process."""
@@ -62,6 +67,8 @@ class Job:
             os.dup2(output, 1)
             os.dup2(output, 2)
             torch.set_num_threads(1)
+            if self.empty_figures:
+                Figure.savefig = lambda figure, path: Path(path).write_bytes(b"")  # type: ignore[assignment]
             words = [*self.flags, "--run_dir", str(folder), *(["--resume", "true"] if resume else [])]
             run_experiment(main, words)
             status = 0
@@ -97,6 +104,8 @@ def outcome(folder: Path) -> dict[str, Any]:
         found[name] = None
         if name == "results.json":
             found[name] = json.loads(path.read_text())["results"]
+        elif name == "trials.csv":  # of a search: by whom, and how long it took, depends on kills
+            found[name] = pd.read_csv(path).drop(columns=["worker", "seconds"]).to_csv()
         elif path.suffix in (".csv", ".yaml"):
             found[name] = path.read_bytes()
         elif path.suffix == ".ckpt":
@@ -162,18 +171,20 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--experiment", default="kaggle_house")
-    parser.add_argument("--jobs", type=Path, help="a JSON file of jobs: [[experiment, kills, flags], ...]")
+    parser.add_argument("--jobs", type=Path, help="JSON: [[experiment, kills, flags, empty_figures], ...]")
     parser.add_argument("flags", nargs="*", help="flags of the experiment, after --")
     arguments = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="kill_loop_"))
-    jobs = [[arguments.experiment, arguments.kills, arguments.flags]]
+    jobs = [[arguments.experiment, arguments.kills, arguments.flags, False]]
     if arguments.jobs is not None:
         jobs = json.loads(arguments.jobs.read_text())
     differed = 0
-    for number, (experiment, kills, flags) in enumerate(jobs):
+    for name in IMPORTED_LATE:
+        importlib.import_module(name)
+    for number, (experiment, kills, flags, empty_figures) in enumerate(jobs):
         folder = scratch / str(number)
         folder.mkdir()
-        job = Job(experiment, ["--checkpoint_every", "0.2", *flags])
+        job = Job(experiment, ["--checkpoint_every", "0.2", *flags], empty_figures)
         print(f"{experiment}:", flush=True)
         _, wrong = kill_loop(job, kills, arguments.seed + number, folder)
         differed += wrong
