@@ -12,6 +12,7 @@ from d2l_lightning.benchmarks.kaggle_house_mlp import PerceptronFolds
 from d2l_lightning.benchmarks.linear_regression import LinearSteps
 from d2l_lightning.benchmarks.load import machine_load
 from d2l_lightning.benchmarks.many_folds import ManyFolds
+from d2l_lightning.benchmarks.search import HouseSearch
 from d2l_lightning.benchmarks.shared_machine import SharedMachine
 from d2l_lightning.benchmarks.weight_decay import LambdaPath
 from d2l_lightning.benchmarks.whole_job import WholeJob
@@ -30,6 +31,7 @@ JOBS: dict[str, type[Job]] = {
     "linear_regression": LinearSteps,
     "weight_decay": LambdaPath,
     "fashion_mnist": Perceptron,
+    "search": HouseSearch,
 }
 
 
@@ -44,6 +46,7 @@ def main(
         "linear_regression",
         "weight_decay",
         "fashion_mnist",
+        "search",
     ],
     /,
     repeats: int = 1,
@@ -65,10 +68,12 @@ def main(
             module that does nothing, and with a progress board. `weight_decay`: a path of 32 lambdas with the
             settings of Section 4.5 as one stacked fit, and as 32 fits in turn. `fashion_mnist`: Section 4.3's
             perceptron with validation, as a PyTorch loop over tensors in memory, and in plain Lightning with
-            torchvision's dataset.
+            torchvision's dataset. `search`: 64 settings of a house perceptron on 5 folds, with and without
+            pruning, with two workers, as a stacked fit for each setting, and as plain Optuna with a Trainer
+            for each fold.
         repeats: How often each implementation is timed, in turn.
-        epochs: Epochs of each fit; if not given, 100, or 1 of Fashion-MNIST. `shared_machine` trains the
-            perceptron for a hundredth of them, and 1 at least.
+        epochs: Epochs of each fit; if not given, 100, or 1 of Fashion-MNIST, or 60 of `search`.
+            `shared_machine` trains the perceptron for a hundredth of them, and 1 at least.
     """
     refuse_flags(run.trainer_flags, "each implementation has settings of its own")
     require_positive(repeats=repeats, epochs=1 if epochs is None else epochs)

@@ -10,6 +10,7 @@ from d2l_lightning.benchmarks import ENVIRONMENT, whole_job
 from d2l_lightning.benchmarks.base import time_in_turn
 from d2l_lightning.benchmarks.kaggle_house_mlp import PerceptronFolds
 from d2l_lightning.benchmarks.many_folds import FiftyFolds
+from d2l_lightning.benchmarks.search import OURS, PRUNED, TWO_WORKERS, HouseSearch
 from d2l_lightning.benchmarks.shared_machine import SharedMachine
 from d2l_lightning.benchmarks.whole_job import CPU, WholeJob
 from d2l_lightning.errors import InputError
@@ -90,6 +91,34 @@ def test_fifty_folds_are_fifty_members_of_the_cross_validation(run: Run) -> None
     job = FiftyFolds(run, 1, SCRIPTS)
     assert len(job.members) == 50
     assert {len(rows) for rows in job.rows["val"]} == {29, 30}
+
+
+def test_the_baselines_of_a_search_reach_the_same_metrics_without_dropout(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"k": 2, "sample": 1, "model": {"hidden_sizes": (4,), "log_price": True}}.items():
+        monkeypatch.setattr(HouseSearch, name, value)
+    run.start()
+    job = HouseSearch(run, 1, SCRIPTS)
+    assert len({setting["lr"] for setting in job.drawn}) == 64
+    job.drawn = [{**setting, "dropout": 0.0} for setting in job.drawn]
+    assert job.fit_per_setting() == pytest.approx(job.optuna_trials(), rel=1e-4)
+
+
+def test_the_ratios_of_a_search_count_the_baselines_for_all_settings_and_the_slower_worker() -> None:
+    job = HouseSearch.__new__(HouseSearch)
+    job.slowest = {OURS: [2.0, 4.0, 3.0], TWO_WORKERS: [1.0, 2.0, 1.5]}
+    medians = {OURS: 8.0, PRUNED: 2.0, TWO_WORKERS: 9.0}
+    medians |= {"Optuna, a Trainer a fold": 5.0, "a stacked fit a setting": 1.0}  # of 4 of the 64 settings
+    medians |= {f"{name}, validated once": 0.8 * medians[name] for name in list(medians)[3:]}
+    assert job.ratios(medians) == {
+        "optuna_trainer_per_fold": 0.1,
+        "optuna_validated_once": 0.125,
+        "stacked_fit_per_setting": 0.5,
+        "stacked_fit_validated_once": 0.625,
+        "pruning": 0.25,
+        "two_workers": 0.5,
+    }
 
 
 def test_only_busy_implementations_are_timed_beside_a_process_on_each_core() -> None:
