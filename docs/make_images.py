@@ -1,6 +1,6 @@
-"""Make the pictures of README.md and docs: run three experiments and shrink their figures.
+"""Make the pictures of README.md and docs: run four experiments and shrink their figures.
 
-Fashion-MNIST is found or downloaded as in the experiments. The runs take about two minutes on two cores.
+Fashion-MNIST is found or downloaded as in the experiments. The runs take about three minutes on two cores.
 """
 
 import importlib
@@ -19,6 +19,7 @@ PICTURES = {
     "kaggle_house": ("learning_curves.png", "fold_curves.png"),
     "mlp": ("predictions_concise.png", "clothes.png"),
     "label_shift": ("shares.png", "label_shift.png"),
+    "search_house": ("parameters.png", "search.png"),
 }
 WIDTH = 1000
 

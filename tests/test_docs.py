@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from matplotlib.figure import Figure
 from PIL import Image
 
 from d2l_lightning.data import fashion_mnist
 from d2l_lightning.data.kaggle_house import BUNDLED
 from d2l_lightning.runs.cli import run_experiment
-from tests.conftest import ROOT, empty_file, load_experiment
+from tests.conftest import ROOT, load_experiment
 from tests.data.test_fashion_mnist import write
 from tests.tools.house_runs import write_house_run
 
@@ -60,6 +59,10 @@ QUICK = {
     "normal_distribution": [],
     "predict": [],
     "polynomial_regression": ["--max_epochs", "1", "--degrees", "3", "--epochs", "2"],
+    "search_house": [
+        *("--max_epochs", "1", "--k", "2", "--accelerator", "cpu", "--hidden_sizes", "[2]"),
+        *("--space", "my_data/space.yaml", "--trials", "2", "--workers", "1"),
+    ],
     "softmax_regression": ["--max_epochs", "1"],
     "vectorization": ["--n", "10", "100"],
     "weight_decay": ["--max_epochs", "1"],
@@ -81,6 +84,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             content = stream.read()
         (own / f"{kind}.csv").write_bytes(content)
         few.joinpath(f"{kind}.csv").write_bytes(b"\n".join(content.splitlines()[:120]))
+    Path("runs/search").mkdir(parents=True)  # of the study that a larger search joins
+    (own / "space.yaml").write_text("parameters: {lr: {min: 0.1, max: 0.2}}")
     recipe = {"data_dir": "my_data/few", "hidden_sizes": [2], "max_epochs": 1}
     (own / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     for file, header in (("labelled", "Id,size,price"), ("new", "Id,size")):
@@ -89,9 +94,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_runs(command: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Figure, "savefig", empty_file)
+def test_a_command_runs(command: str, workplace: Path) -> None:
     script, *flags = shlex.split(command)
     name = Path(script).stem
     main = load_experiment(name).main
@@ -102,6 +107,8 @@ def test_a_command_runs(command: str, workplace: Path, monkeypatch: pytest.Monke
         return
     if name == "predict":
         write_house_run(Path(flags[flags.index("--run") + 1]), k=2)
+    if name == "kaggle_house" and "--data_dir" not in flags:
+        flags += ["--data_dir", "my_data/few"]
     disabled = ["--wandb_mode", "disabled"] if "wandb" in flags else []
     run_experiment(main, [*flags, *QUICK[name], *disabled, "--run_dir", str(workplace / "run")])
     assert (workplace / "run" / "results.json").exists()
@@ -112,6 +119,7 @@ def test_every_experiment_has_a_command_and_a_row_in_the_readmes_table() -> None
     assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == EXPERIMENTS
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("page", [name for name, text in PAGES.items() if "```python" in text])
 def test_python_code_runs_or_is_quoted_from_the_file_that_is_named(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
