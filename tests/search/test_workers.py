@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from d2l_lightning.search.study import SearchStudy, TrialToDo
 from d2l_lightning.search.trials import SearchResult
 from d2l_lightning.search.worker import device_of
 from tests.search.test_pack import run_search, values
@@ -19,7 +20,19 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     return run_search(tmp_path_factory.mktemp("alone") / "run", pruner="none", trials=12)
 
 
-def test_two_workers_of_one_run_find_what_one_finds(alone: SearchResult, tmp_path: Path) -> None:
+def test_two_workers_of_one_run_find_what_one_finds(
+    alone: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = SearchStudy.take
+
+    def take_turns(study: SearchStudy, count: int) -> list[TrialToDo]:
+        # The other worker needs seconds to start: leave it a trial.
+        end = time.monotonic() + 120
+        while len(study.counted()) == 1 and time.monotonic() < end:
+            time.sleep(0.05)
+        return take(study, count)
+
+    monkeypatch.setattr(SearchStudy, "take", take_turns)
     found = run_search(tmp_path / "run", pruner="none", trials=12, pack=1, workers=2)
     assert values(found) == values(alone)
     assert len({trial.worker for trial in found.trials}) == 2
