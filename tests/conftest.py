@@ -10,6 +10,8 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,16 +26,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pandas as pd
 import torch
+from lightning.fabric.utilities import registry
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from d2l_lightning.data.fashion_mnist import SYSTEM_FOLDER
+from d2l_lightning.runs import cli
 from d2l_lightning.runs.cli import Experiment, run_experiment
 from d2l_lightning.runs.run import Run
 
 HOUSE_FIGURES = {"learning_curves", "final_fit", "predictions", "importance", "residuals", "calibration"}
 ROOT = Path(__file__).parents[1]
 
+# Tests fork this process. Autograd fails in a forked process if its first use was in a fit.
+torch.ones(1, requires_grad=True).sum().backward()
+
+# Tests make thousands of Trainers, each of which asks all installed packages for callbacks. They run each
+# experiment many times, and each run makes its parser.
+registry.entry_points = cache(entry_points)
+cli.Experiment = cache(Experiment)  # type: ignore[assignment, misc]
 
 # CI, which installs the data, does not want its absence skipped.
 needs_fashion_mnist = pytest.mark.skipif(
@@ -43,7 +54,14 @@ needs_fashion_mnist = pytest.mark.skipif(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run slow tests first: a worker that begins one last would leave the others without work."""
+    """Skip tests that need a GPU where there is none.
+
+    Run slow tests first: a worker that begins one last would leave the others without work.
+    """
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs CUDA, and there is no GPU"))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
@@ -55,8 +73,9 @@ def lean_trainer(**flags: Any) -> Trainer:
     return Trainer(**{"accelerator": "cpu", "num_sanity_val_steps": 0, **off, **flags})
 
 
+@cache
 def load_experiment(name: str) -> ModuleType:
-    """Import an experiment from its file."""
+    """Import an experiment from its file, once for all tests."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -11,7 +11,7 @@ from d2l_lightning.data.fashion_mnist import LABELS, FashionMNIST
 from d2l_lightning.models.dropout_mlp import DropoutMLP
 from d2l_lightning.models.mlp import MLP
 from d2l_lightning.runs.cli import run_experiment
-from tests.conftest import ROOT, check_medians, load_experiment, needs_fashion_mnist, run_results
+from tests.conftest import ROOT, load_experiment, needs_fashion_mnist, run_results
 from tests.data.test_fashion_mnist import write
 
 QUICK = ["--max_epochs", "1", "--batch_size", "16"]
@@ -137,22 +137,22 @@ def test_values_and_derivatives_of_activations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "lowest"), [("softmax_regression", 0.82), ("mlp", 0.835), ("dropout", 0.84)]
 )
-def test_the_median_accuracy_of_three_seeds_is_high_enough(name: str, lowest: float, tmp_path: Path) -> None:
+def test_the_accuracy_is_high_enough(name: str, lowest: float, tmp_path: Path) -> None:
     few_masks = ["--num_masks", "1"] if name == "dropout" else []  # they do not change the accuracy
-
-    def high_enough(seed: int) -> dict[str, bool]:
-        models = run_results(name, tmp_path / str(seed), "--seed", str(seed), *few_masks)["models"]
-        return {model: models[model]["test_accuracy"] >= lowest for model in ("scratch", "concise")}
-
-    check_medians(high_enough, seeds=3)
+    models = run_results(name, tmp_path / "run", *few_masks)["models"]
+    # The accuracies of seeds 0 and 1 are higher by 0.012 and more, and differ by at most 0.009.
+    assert all(models[model]["test_accuracy"] >= lowest for model in ("scratch", "concise"))
 
 
 @pytest.mark.slow
 @needs_fashion_mnist
 def test_the_best_perceptron_reaches_its_accuracy(tmp_path: Path) -> None:
-    results = run_results("mlp", tmp_path / "run", "--config", str(ROOT / "configs" / "mlp_best.yaml"))
-    # The median of three seeds is 0.905; this is close to it for one seed.
-    assert results["models"]["concise"]["test_accuracy"] >= 0.902
+    config = str(ROOT / "configs" / "mlp_best.yaml")
+    results = run_results("mlp", tmp_path / "run", "--config", config, "--max_epochs", "6")
+    # The config has 30 epochs. After 6, the accuracies of three seeds are 0.8826 to 0.8833. One is at most
+    # 0.8793 without batch normalisation, the schedule or AdamW, and at least 0.8904 without mirrored images
+    # or dropout.
+    assert results["models"]["concise"]["test_accuracy"] == pytest.approx(0.883, abs=0.0025)
 
 
 # The tiny data have 50 training rows.

@@ -87,7 +87,7 @@ def test_the_number_of_steps_is_printed(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.slow
 @needs_fashion_mnist
 def test_the_claims_of_the_section_hold_on_the_real_data(tmp_path: Path) -> None:
-    flags = ["--max_epochs", "2", "--depths", "5", "--activations", "relu"]
+    flags = ["--max_epochs", "1", "--depths", "5", "--activations", "relu"]
     results = run_results("initialization", tmp_path / "run", *flags)
     training = results["training"]
     assert training["kaiming"]["test_accuracy"] > 0.7

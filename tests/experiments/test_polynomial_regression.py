@@ -32,8 +32,8 @@ def test_median_losses_over_five_seeds_are_as_in_section_4_4() -> None:
     assert w == pytest.approx([5, 1.2, -3.4, 5.6], rel=0, abs=0.1)
     _, train_1, _ = medians(1, epochs=400)
     assert train_1 > 100 * train_3
-    _, train_19, test_19 = medians(19, epochs=1500)
-    assert test_19 > train_19
+    _, train_19, test_19 = medians(19, epochs=300)  # the book's 1,500 epochs add nothing to this
+    assert test_19 > 3 * train_19
     assert test_19 > test_3
 
 

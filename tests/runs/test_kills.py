@@ -24,9 +24,8 @@ def test_killed_runs_end_as_ones_that_were_not(tmp_path: Path) -> None:
     search = ["--space", str(tmp_path / "space.yaml"), "--hidden_sizes", "8", "--max_epochs", "5"]
     offline = ["--logger", "wandb", "--wandb_mode", "offline"]
     jobs: list[tuple[str, int, list[str]]] = [
-        ("kaggle_house", 3, ["--max_epochs", "8", "--statistics", "train", *offline]),
-        ("mlp", 1, [*images, "--max_epochs", "5", "--logger", "tensorboard"]),
-        ("dropout", 1, [*images, "--max_epochs", "5"]),
+        ("kaggle_house", 2, ["--max_epochs", "8", "--statistics", "train", *offline]),
+        ("dropout", 1, [*images, "--max_epochs", "5", "--logger", "tensorboard"]),
         ("label_shift", 1, [*images, "--max_epochs", "10", "--num_target", "500", "--lr", "0.5"]),
         ("correct_shift", 1, [*tables, *short]),
         ("polynomial_regression", 1, ["--epochs", "5", "5", "9", "--max_epochs", "9"]),
@@ -34,7 +33,7 @@ def test_killed_runs_end_as_ones_that_were_not(tmp_path: Path) -> None:
     ]
     flags = ["--accelerator", "cpu", "--checkpoint_every", "0"]
     (tmp_path / "jobs.json").write_text(
-        json.dumps([[name, kills, [*own, *flags], name != "kaggle_house"] for name, kills, own in jobs])
+        json.dumps([[name, kills, [*own, *flags], True] for name, kills, own in jobs])
     )
     loop = [sys.executable, str(ROOT / "tests/tools/kill_loop.py")]
     ended = subprocess.run(

@@ -9,6 +9,7 @@ import pytest
 
 from d2l_lightning.runs.streams import ForgivingStream
 from tests.conftest import HOUSE_FIGURES, ROOT
+from tests.experiments.test_settings import houses
 
 
 def test_a_stream_drops_what_it_cannot_write(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +38,9 @@ def test_no_output_costs_a_run(tmp_path: Path) -> None:
     """
     matplotlibrc = tmp_path / "matplotlibrc"
     matplotlibrc.write_text("text.usetex: True\n")
-    python = f"{sys.executable} {ROOT / 'experiments/kaggle_house.py'} --accelerator cpu --max_epochs 1 --k 2"
+    houses(tmp_path / "houses", 0)
+    flags = "--accelerator cpu --max_epochs 1 --k 2 --data_dir houses"
+    python = f"{sys.executable} {ROOT / 'experiments/kaggle_house.py'} {flags}"
     cases: dict[str, tuple[str, dict[str, str]]] = {
         "closed": ("| head -1", {"MATPLOTLIBRC": str(matplotlibrc)}),
         "full": ("> /dev/full", {"MPLBACKEND": "module://a_module_that_is_not_installed"}),
@@ -54,7 +57,7 @@ def test_no_output_costs_a_run(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, (name, done.stderr)
         assert (tmp_path / name / "results.json").is_file(), name
-        assert len((tmp_path / name / "submission.csv").read_text().splitlines()) == 1460, name
+        assert len((tmp_path / name / "submission.csv").read_text().splitlines()) == 123, name
         pictures = {path.name for path in (tmp_path / name / "figures").iterdir()}
         assert pictures == {f"{figure}.png" for figure in HOUSE_FIGURES}, name
         assert b"Traceback" not in done.stderr, name
