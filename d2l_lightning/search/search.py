@@ -55,6 +55,8 @@ def run_search(run: Run, task: SearchTask, space: SearchSpace, settings: SearchS
             that name, a flag of the run has no effect here, or all trials failed.
         StoppedError: If the user stops the run.
     """
+    if run.num_processes > 1:
+        raise InputError("each worker of a search trains on one device; take --workers instead of --devices")
     refuse_flags(run.trainer_flags, "a search trains each setting to its last epoch or a rung", UNUSABLE)
     max_epochs = run.trainer_flags.get("max_epochs")
     if max_epochs is None or max_epochs < 1:
@@ -129,6 +131,7 @@ def cross_validate_again(
     seed = derived_seed(task.seed, 5)
     data = StackedData(X, y, rows, parts[0].batch_size, seed, drop_last=parts[0].drop_last)
     stack = StackedModule(list(members.values()), list(members))
+    torch.manual_seed(seed)  # of dropout: the generator's state is another one if the search was resumed
     title = "best setting on other folds"
     fit = run.fit("confirm", stack, data, title=title, max_epochs=max_epochs, num_validations=1)
     values = fit.validate()[f"val/{task.metric}"]

@@ -409,8 +409,11 @@ def test_the_memory_of_packs_is_what_machine_and_container_leave(
         assert packs_module.available_memory(cpu) == free
 
 
-def test_the_best_setting_is_cross_validated_on_other_folds(tmp_path: Path) -> None:
-    found = run_search(tmp_path / "run", trials=3, pruner="none", confirm=2)
+def test_the_best_setting_is_cross_validated_on_other_folds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"trials": 3, "pruner": "none", "confirm": 2}
+    found = run_search(tmp_path / "run", **settings)
     task = make_task()
     assert len(found.confirmed) == 2
     assert all(len(folds) == 3 for folds in found.confirmed)
@@ -420,6 +423,15 @@ def test_the_best_setting_is_cross_validated_on_other_folds(tmp_path: Path) -> N
     assert not torch.equal(first.val_rows[0], task.data({}).val_rows[0])
     # Alone, with the same folds and initial weights, the model is about as good.
     assert max(flat) < 3 * min(flat)
+
+    def killed(*arguments: Any, **flags: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "fit", killed)
+        with pytest.raises(MemoryError):
+            run_search(tmp_path / "killed", **settings)
+    assert run_search(tmp_path / "killed", resume=True, **settings).confirmed == found.confirmed
 
 
 def test_flags_that_end_a_fit_elsewhere_are_refused(tmp_path: Path) -> None:
