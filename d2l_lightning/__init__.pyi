@@ -29,6 +29,8 @@ from d2l_lightning.data.shifted_tables import ShiftedTables as ShiftedTables
 from d2l_lightning.data.streams import DriftingStream as DriftingStream
 from d2l_lightning.data.synthetic_shift import SyntheticCovariateShift as SyntheticCovariateShift
 from d2l_lightning.data.tables.encoder import TableEncoder as TableEncoder
+from d2l_lightning.distributed.draws import SharedDraws as SharedDraws
+from d2l_lightning.distributed.strategy import DataParallelStrategy as DataParallelStrategy
 from d2l_lightning.ensemble.alike import require_alike as require_alike
 from d2l_lightning.ensemble.data import StackedData as StackedData
 from d2l_lightning.ensemble.evaluation import evaluate_members as evaluate_members
@@ -39,6 +41,8 @@ from d2l_lightning.ensemble.folds import stratified_k_fold as stratified_k_fold
 from d2l_lightning.ensemble.graph import traced as traced
 from d2l_lightning.ensemble.grid import cross_validation as cross_validation
 from d2l_lightning.ensemble.optimizers import stacked_configuration as stacked_configuration
+from d2l_lightning.ensemble.scaling import StackedScaler as StackedScaler
+from d2l_lightning.ensemble.single import step_graph as step_graph
 from d2l_lightning.ensemble.stacked import StackedModule as StackedModule
 from d2l_lightning.ensemble.streams import Streams as Streams
 from d2l_lightning.errors import DivergenceError as DivergenceError

@@ -15,7 +15,6 @@ from d2l_lightning.runs.classification import train_and_test
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table, track
 from d2l_lightning.runs.run import Run
-from d2l_lightning.runs.trainer_flags import refuse_precision
 
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -57,7 +56,6 @@ def main(
     accumulated = run.trainer_flags.get("accumulate_grad_batches") or 1
     if run.trainer_flags.get("gradient_clip_val") is not None or accumulated != 1:
         raise InputError("--gradient_clip_val and --accumulate_grad_batches are for autograd's gradients")
-    refuse_precision(run.trainer_flags, "16-mixed", "it scales the loss for autograd, which is not used")
     images, by_hand = data(seed=run.seed), model()
     images.setup()
     width, batch_size = by_hand.hparams["num_hiddens"], images.batch_size

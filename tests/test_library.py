@@ -17,7 +17,7 @@ import d2l_lightning
 from tests.conftest import ROOT
 
 # The classes of CLASSES and the functions of FUNCTIONS are public if no underscore begins their names.
-CLASSES = ("callbacks", "data", "ensemble", "errors", "models", "optim", "shift.covariate")
+CLASSES = ("callbacks", "data", "distributed", "ensemble", "errors", "models", "optim", "shift.covariate")
 FUNCTIONS = ("data.hub", "ensemble", "models.notebooks", "shift.covariate")
 # The number of examples in each module.
 EXAMPLES = {

@@ -57,7 +57,16 @@ class UnitSpread(NoStepHooks, Callback):  # type: ignore[misc]
 
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
-        self.spread: list[float] = []
+        self._spread: list[float] = []
+        self._on_device: list[Tensor] = []  # of the last steps; reading a value would wait for the device
+
+    @property
+    def spread(self) -> list[float]:
+        """The standard deviations of all steps."""
+        if self._on_device:
+            self._spread += torch.stack(self._on_device).tolist()
+            self._on_device.clear()
+        return self._spread
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -65,10 +74,11 @@ class UnitSpread(NoStepHooks, Callback):  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what a checkpoint kept."""
-        self.spread = state_dict["spread"]
+        self._spread = state_dict["spread"]
+        self._on_device.clear()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Add the spread after a step."""
-        self.spread.append(self.layer.weight.detach().std(dim=0).mean().item())
+        self._on_device.append(self.layer.weight.detach().std(dim=0).mean())
 
     on_train_minibatch_end = on_train_batch_end

@@ -21,8 +21,18 @@ class PrequentialErrors(Callback):
 
     def __init__(self, start: int) -> None:
         self.start = start
-        self.errors: list[tuple[Tensor, Tensor]] = []
+        self._errors: list[tuple[Tensor, Tensor]] = []
+        self._on_device: list[tuple[Tensor, Tensor]] = []  # of the last batches; moving them would wait
         self._frozen: LightningModule | None = None
+
+    @property
+    def errors(self) -> list[tuple[Tensor, Tensor]]:
+        """The squared errors of all batches."""
+        for frozen, online in self._on_device:
+            moved = online.cpu()
+            self._errors.append((moved if frozen is online else frozen.cpu(), moved))
+        self._on_device.clear()
+        return self._errors
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the errors. One pass ends before the copy could be needed again."""
@@ -30,7 +40,8 @@ class PrequentialErrors(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what a checkpoint kept."""
-        self.errors = state_dict["errors"]
+        self._errors = state_dict["errors"]
+        self._on_device.clear()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -40,6 +51,6 @@ class PrequentialErrors(Callback):
         if batch_idx == self.start:
             self._frozen = copy.deepcopy(pl_module)
         with torch.no_grad():
-            online = (pl_module(X) - y).square().cpu()
-            frozen = online if self._frozen is None else (self._frozen(X) - y).square().cpu()
-        self.errors.append((frozen, online))
+            online = (pl_module(X) - y).square()
+            frozen = online if self._frozen is None else (self._frozen(X) - y).square()
+        self._on_device.append((frozen, online))

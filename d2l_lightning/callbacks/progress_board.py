@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from d2l_lightning.callbacks.step_hooks import NoStepHooks
+from d2l_lightning.distributed.group import process
 from d2l_lightning.errors import InputError, absolute_path, require_positive
 from d2l_lightning.plots.style import Curve, Scale, curve_figure, default_style
 from d2l_lightning.runs.folder import whole_file
@@ -95,8 +96,8 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
             )  # fmt: skip
 
     def write(self) -> None:
-        """Write the PNG if there is a path and a curve."""
-        if self.path is not None and self._curves:
+        """Write the PNG if there is a path and a curve; of several processes, the first one does."""
+        if self.path is not None and self._curves and process() == 0:
             with whole_file(self.path) as path, default_style():
                 self.figure().savefig(path)
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
@@ -75,6 +76,9 @@ class ShuffledBatches(Sampler[Tensor]):
         seed: Seed of the orders.
         drop_last: Whether the last rows of an epoch are left out if they are fewer than B. If there are fewer
             than B rows in all, they make a batch.
+
+    Attributes:
+        device: The device of the index tensors. An epoch's order is drawn on the CPU and moved there once.
     """
 
     def __init__(self, rows: Tensor | int, batch_size: int, seed: int, drop_last: bool = False) -> None:
@@ -82,6 +86,7 @@ class ShuffledBatches(Sampler[Tensor]):
         self.rows = torch.arange(rows) if isinstance(rows, int) else rows
         require_indices(rows=self.rows)
         self.batch_size, self.seed, self.drop_last, self.epoch = batch_size, seed, drop_last, 0
+        self.device = self.rows.device
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next order."""
@@ -94,7 +99,8 @@ class ShuffledBatches(Sampler[Tensor]):
         # Lazy, because a fit that is resumed creates the iterator before it sets the epoch.
         keys = torch.rand(len(self.rows), generator=epoch_generator(self.seed, self.epoch))
         self.epoch += 1
-        yield from self.rows[keys.argsort()].split(self.batch_size)[: len(self)]
+        order = self.rows[keys.argsort()].to(self.device)
+        yield from order.split(self.batch_size)[: len(self)]
 
 
 @dataclass
@@ -238,11 +244,14 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         order = keys.masked_fill(self.padding[self.distinct], 2.0).argsort(dim=1, stable=True)
         return self.rows[self.distinct].gather(1, order).index_select(0, self.source)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def next_epoch(self) -> Tensor:
+        """Return the rows of all steps of the next epoch, shape ``(steps, K, B)``."""
         orders = self._orders(self.epoch)
         self.epoch += 1
-        batches = orders.gather(1, self.places).view(len(orders), len(self), -1).transpose(0, 1)
-        yield from zip(batches.contiguous().unbind(), self.weight.unbind(), strict=True)
+        return orders.gather(1, self.places).view(len(orders), len(self), -1).transpose(0, 1).contiguous()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(self.next_epoch().unbind(), self.weight.unbind(), strict=True)
 
 
 class RowLoader:
@@ -322,14 +331,22 @@ def shuffled_batches(
 def shuffled_loader(
     owner: LightningDataModule, batch_size: int, seed: int, *tensors: Tensor, drop_last: bool = False
 ) -> DataLoader[Any]:
-    """Return the loader of a data module: shuffled batches of the tensors' rows."""
+    """Return the loader of a data module: shuffled batches of the tensors' rows, on its Trainer's device."""
+    tensors = on_device(owner, tensors)
     batches = shuffled_batches(owner, len(tensors[0]), batch_size, seed, drop_last)
+    batches.device = tensors[0].device
     return DataLoader(TensorDataset(*tensors), batch_size=None, sampler=batches)
 
 
-def loader_of(*batches: Any) -> DataLoader[Any]:
-    """Return the loader of these batches, in this order."""
-    return DataLoader(cast(Any, batches), batch_size=None)
+def loader_of(owner: LightningDataModule, *batches: Any) -> DataLoader[Any]:
+    """Return the loader of a data module: these batches, in this order, on its Trainer's device."""
+    return DataLoader(cast(Any, on_device(owner, batches)), batch_size=None)
+
+
+def on_device(owner: LightningDataModule, tensors: Any) -> Any:
+    """Return tensors, or a collection of them, on the device of a data module's Trainer, if it has one."""
+    trainer = owner.trainer
+    return tensors if trainer is None else move_data_to_device(tensors, trainer.strategy.root_device)
 
 
 class InMemoryData(LightningDataModule):
@@ -348,7 +365,3 @@ class InMemoryData(LightningDataModule):
 
     def _load(self) -> None:
         """Set the attributes."""
-
-    def on_device(self, *tensors: Tensor) -> Iterator[Tensor]:
-        """Yield the tensors on the trainer's device, so that their rows are gathered there."""
-        return (t if self.trainer is None else t.to(self.trainer.strategy.root_device) for t in tensors)

@@ -44,7 +44,7 @@ class SourceAndTarget(InMemoryData):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the target's features."""
-        return loader_of(*self.X[self.rows["target"]].split(EVALUATION_BATCH))
+        return loader_of(self, *self.X[self.rows["target"]].split(EVALUATION_BATCH))
 
 
 class CovariateShiftData(SourceAndTarget):
@@ -61,6 +61,6 @@ class CovariateShiftData(SourceAndTarget):
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the target's test rows."""
         batches = self.rows["test"].split(EVALUATION_BATCH)
-        return loader_of(*((self.X[rows], self.y[rows]) for rows in batches))
+        return loader_of(self, *((self.X[rows], self.y[rows]) for rows in batches))
 
     val_dataloader = test_dataloader

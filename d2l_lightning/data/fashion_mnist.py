@@ -18,6 +18,7 @@ from d2l_lightning.data.batches import (
     data_generator,
     epoch_generator,
     gather_from,
+    on_device,
     shuffled_batches,
 )
 from d2l_lightning.data.hub import cache_folder
@@ -42,10 +43,11 @@ class FlippingLoader(RowLoader):
     """Mirrors each image left to right with a probability of a half, by the sampler's seed and epoch."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = epoch_generator(self.sampler.seed, self.sampler.epoch, 2)
-        for X, y in super().__iter__():
-            flipped = torch.rand(len(X), 1, 1, generator=generator) < 0.5
-            yield torch.where(flipped.to(X.device), X.flip(2), X), y
+        batches = self.sampler
+        generator = epoch_generator(batches.seed, batches.epoch, 2)
+        flipped = (torch.rand(len(batches.rows), 1, 1, generator=generator) < 0.5).to(batches.device)
+        for (X, y), flips in zip(super().__iter__(), flipped.split(batches.batch_size), strict=True):
+            yield torch.where(flips.to(X.device), X.flip(2), X), y
 
 
 class FashionMNIST(InMemoryData):
@@ -135,22 +137,30 @@ class FashionMNIST(InMemoryData):
 
     def train_dataloader(self) -> RowLoader:
         """Return the loader of shuffled training batches."""
-        batches = shuffled_batches(self, self.rows["train"], self.batch_size, self.seed)
-        return (FlippingLoader if self.flip else RowLoader)(batches, self._gather())
+        batches, gather = (
+            shuffled_batches(self, self.rows["train"], self.batch_size, self.seed),
+            self._gather(),
+        )
+        batches.device = self.images.device
+        return (FlippingLoader if self.flip else RowLoader)(batches, gather)
 
     def val_dataloader(self) -> RowLoader:
         """Return the loader of validation batches, in the rows' order."""
-        return RowLoader(self.rows["val"].split(EVALUATION_BATCH), self._gather())
+        return self._in_order("val")
 
     def test_dataloader(self) -> RowLoader:
         """Return the loader of the official test rows, in their order."""
-        return RowLoader(self.rows["test"].split(EVALUATION_BATCH), self._gather())
+        return self._in_order("test")
 
     predict_dataloader = test_dataloader
 
+    def _in_order(self, stage: str) -> RowLoader:
+        gather = self._gather()
+        return RowLoader(self.rows[stage].to(self.images.device).split(EVALUATION_BATCH), gather)
+
     def _gather(self) -> Any:
         # Images stay bytes; each batch is scaled after it is gathered.
-        self.images, self.labels = self.on_device(self.images, self.labels)
+        self.images, self.labels = on_device(self, (self.images, self.labels))
         return gather_from(self.images, self.labels)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

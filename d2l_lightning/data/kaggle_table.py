@@ -217,17 +217,17 @@ class KaggleTable(InMemoryData):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of shuffled batches ``(X, y)``."""
-        examples = self.on_device(self.features()[: self.num_train], self.labels)
+        examples = self.features()[: self.num_train], self.labels
         return shuffled_loader(self, self.batch_size, self.seed, *examples, drop_last=self.drop_last)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the loader of one batch: all training rows, as stage ``train``."""
         weight = {"train": torch.ones(self.num_train)}
-        return loader_of((self.features()[: self.num_train], self.labels, weight))
+        return loader_of(self, (self.features()[: self.num_train], self.labels, weight))
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the loader of one batch: the features of all test rows."""
-        return loader_of(self.features()[self.num_train :])
+        return loader_of(self, self.features()[self.num_train :])
 
     def warnings(self) -> list[str]:
         """Return what the test rows have and the training rows lack: categories, and columns out of range.

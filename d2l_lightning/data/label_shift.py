@@ -74,4 +74,5 @@ class LabelShiftedFashionMNIST(FashionMNIST):
         X, y = super().on_after_batch_transfer(batch, dataloader_idx)
         if self.class_weights is None or self.trainer is None or not self.trainer.training:
             return X, y
+        self.class_weights = self.class_weights.to(X.device)  # moved once, not in every step
         return X, y, self.class_weights.to(X)[y]

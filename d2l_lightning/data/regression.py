@@ -14,6 +14,7 @@ from d2l_lightning.data.batches import (
     data_generator,
     gather_from,
     loader_of,
+    on_device,
     shuffled_loader,
 )
 from d2l_lightning.errors import (
@@ -112,7 +113,7 @@ class RegressionData(LightningDataModule):
         return self._training_loader() if train else self._validation_loader()
 
     def _training_loader(self) -> Any:
-        X, y = self.X[: self.num_train], self.y[: self.num_train]
+        X, y = on_device(self, (self.X[: self.num_train], self.y[: self.num_train]))
         loader = shuffled_loader(self, self.batch_size, self.seed, X, y)
         return loader if self.loader == "framework" else RowLoader(loader.sampler, gather_from(X, y))
 
@@ -120,14 +121,14 @@ class RegressionData(LightningDataModule):
         if self.watch_train:
             zeros, stages = torch.zeros_like(self.y), self.rows.items()
             weight = {stage: zeros.index_fill(0, rows, 1) for stage, rows in stages if len(rows)}
-            return loader_of((self.X, self.y, weight))
+            return loader_of(self, (self.X, self.y, weight))
         rows = self.rows["val"]
         if not len(rows):
             return []
         batches = rows.split(self.batch_size)
         if self.loader == "framework":
-            return loader_of(*((self.X[rows], self.y[rows]) for rows in batches))
-        return RowLoader(batches, gather_from(self.X, self.y))
+            return loader_of(self, *((self.X[rows], self.y[rows]) for rows in batches))
+        return RowLoader(on_device(self, batches), gather_from(*on_device(self, (self.X, self.y))))
 
 
 class SyntheticRegressionData(RegressionData):

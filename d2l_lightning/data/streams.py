@@ -56,4 +56,6 @@ class DriftingStream(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the loader of the stream's batches, in its order."""
-        return loader_of(*zip(self.X.split(self.batch_size), self.y.split(self.batch_size), strict=True))
+        return loader_of(
+            self, *zip(self.X.split(self.batch_size), self.y.split(self.batch_size), strict=True)
+        )

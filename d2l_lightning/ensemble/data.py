@@ -1,6 +1,7 @@
 """The data of members that train side by side: each step has one batch for every member."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -12,10 +13,12 @@ from d2l_lightning.data.batches import (
     RowLoader,
     StackedBatches,
     gather_from,
+    on_device,
     require_ascending,
     require_indices,
     require_streams,
 )
+from d2l_lightning.ensemble.padding import Padding
 from d2l_lightning.errors import InputError, require_finite
 
 
@@ -93,6 +96,8 @@ class StackedData(InMemoryData):
         if y.ndim == 2:
             self.pools = torch.tensor(list(range(members) if streams is None else streams))
         self.batches = StackedBatches(rows["train"], batch_size, seed, same_order, drop_last, streams)
+        self._placed = self.X, self.y
+        self._moved: dict[str, tuple[Tensor, Any]] = {}  # what does not change between epochs, see `_once`
 
     def keep(self, indices: Sequence[int]) -> None:
         """Drop all members but these, in ascending order; the others have the batches that they had."""
@@ -107,48 +112,97 @@ class StackedData(InMemoryData):
 
     def flat(self) -> tuple[Tensor, Tensor]:
         """Return X and y of all pools as one, on the Trainer's device: ``(R * n, ...)`` and ``(R * n,)``."""
-        X, y = self.on_device(self.X, self.y)
+        X, y = self._tensors()
         return (X.flatten(0, 1), y.flatten()) if y.ndim > 1 else (X, y)
 
+    def _tensors(self) -> tuple[Tensor, Tensor]:
+        """Return X and y on the Trainer's device, where they are kept for the next call."""
+        self._placed = on_device(self, self._placed)
+        return self._placed
+
     def places(self, rows: Tensor, members: Tensor) -> Tensor:
-        """Return where rows, shape ``(U, B)``, of U members are in ``flat``."""
+        """Return where rows, shape ``(..., U, B)``, of U members are in ``flat``."""
         return rows if self.pools is None else rows + self.pools[members][:, None] * self.y.shape[-1]
 
     def train_dataloader(self) -> RowLoader:
         """Return the loader of stacked training batches, gathered from one pool of rows."""
-        pool, repeat = gather_from(*self.flat()), _repeater()
+        X, y = self.flat()
+        pool, repeat = gather_from(X, y), _repeater()
 
-        def gather(batch: tuple[Tensor, Tensor], reuse: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-            rows, weight = batch
-            distinct, source = self.batches.distinct, self.batches.source
-            # Members with the same order share a gather: then its result is in a cache, and is copied faster.
-            indices = self.places(rows if len(distinct) == len(rows) else rows[distinct], distinct)
-            values = pool(indices.reshape(-1), reuse)
+        def gather(
+            step: tuple[Tensor, Tensor, Tensor | None], reuse: bool = False
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            indices, weight, source = step
+            values = pool(indices.view(-1), reuse)
             X, y = (each.view(*indices.shape, *each.shape[1:]) for each in values)
-            if len(distinct) < len(rows):
-                X, y = repeat(X, source, reuse), y.index_select(0, source.to(y.device))
-            if "train" in self.weights:
-                weight = weight * self.weights["train"].to(X.dtype).gather(1, rows)
+            if source is not None:
+                X, y = repeat(X, source, reuse), y.index_select(0, source)
             return X, y, weight
 
-        return RowLoader(self.batches, gather)
+        return _StackedLoader(self.batches, gather, partial(self._steps, X.dtype, X.device))
+
+    def _steps(
+        self, dtype: torch.dtype, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yield for each step of the next epoch what its batch is made of, on a device.
+
+        These are the places in ``flat`` of the members with different orders, the weights of all members, and
+        the place of each member among those with different orders, or None if all differ.
+        """
+        rows, distinct = self.batches.next_epoch(), self.batches.distinct
+        weights = self._weights_of(rows, dtype, device)
+        source = None
+        if len(distinct) < rows.shape[1]:
+            # Members with the same order share a gather: then its result is in a cache, and is copied faster.
+            rows, source = rows[:, distinct], self._once("source", self.batches.source, Tensor.to, device)
+        # All steps are moved to the device at once: in each step, the copy would wait for it.
+        places = self.places(rows, distinct).to(device)
+        for indices, weight in zip(places.unbind(), weights, strict=True):
+            yield indices, weight, source
+
+    def _weights_of(self, rows: Tensor, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        """Return the weights of each step's rows on a device, with a note whether some are 0."""
+        weight = self.batches.weight
+        if "train" in self.weights:
+            of_rows = self.weights["train"].to(dtype).expand(len(rows), -1, -1)
+            return Padding.note(weight * of_rows.gather(2, rows), device)
+        return cast(list[Tensor], self._once("weight", weight, Padding.note, device))
+
+    def _once(self, name: str, tensor: Tensor, move: Callable[..., Any], device: torch.device) -> Any:
+        """Return what a function returns for a tensor and a device, and keep it for the next call."""
+        key = f"{name} on {device}"
+        if self._moved.get(key, (None,))[0] is not tensor:
+            self._moved[key] = tensor, move(tensor, device)
+        return self._moved[key][1]
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the only validation batch; with ``streams``, it has a copy of X per member."""
         return DataLoader(cast(Any, _Evaluation(self)), batch_size=None)
 
     def evaluation_batch(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return the validation batch of the present members."""
+        """Return the validation batch of the present members, on the Trainer's device."""
         zeros = torch.zeros(self.y.shape[-1])
         weight = {}
         for stage, members in self.rows.items():
             weight[stage] = torch.stack([zeros.index_fill(0, rows, 1) for rows in members])
             if stage in self.weights:
                 weight[stage] *= self.weights[stage]
-        X, y = self.X, self.y
+        X, y = self._tensors()
         if self.pools is not None and not torch.equal(self.pools, torch.arange(len(y))):
-            X, y = X[self.pools], y[self.pools]
-        return X, y, weight
+            pools = self.pools.to(X.device)
+            X, y = X.index_select(0, pools), y.index_select(0, pools)
+        return X, y, on_device(self, weight)
+
+
+class _StackedLoader(RowLoader):
+    """Gathers the batches of steps that a function yields for the next epoch."""
+
+    def __init__(self, batches: StackedBatches, gather: Callable[..., Any], steps: Callable[[], Any]) -> None:
+        super().__init__(batches, gather)
+        self.steps = steps
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(partial(self.gather, reuse=self.reuse), self.steps())
 
 
 class _Evaluation:
@@ -172,7 +226,6 @@ def _repeater() -> Callable[[Tensor, Tensor, bool], Tensor]:
     buffers: list[Tensor] = []
 
     def repeat(values: Tensor, source: Tensor, reuse: bool) -> Tensor:
-        source = source.to(values.device)
         if not reuse:
             return values.index_select(0, source)
         shape = (len(source), *values.shape[1:])

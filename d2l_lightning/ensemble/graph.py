@@ -4,6 +4,7 @@ import copy
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from enum import Enum
 from types import FunctionType, ModuleType
 from typing import Any
@@ -14,7 +15,10 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from d2l_lightning.ensemble.alike import STATE
+from d2l_lightning.ensemble.cuda_graph import CudaGraph, CudaGraphs
 from d2l_lightning.ensemble.vectorized import Vectorized
+from d2l_lightning.errors import InputError
+from d2l_lightning.functional.precision import without_autocast
 
 aten = torch.ops.aten
 _VIEWS = (
@@ -164,60 +168,97 @@ class LossGraph:
 
     Attributes:
         enabled: Whether graphs are used.
+        cuda_graphs: Whether a GPU replays them as CUDA graphs. Steps that cannot be captured are replayed
+            operation by operation with ``auto``, and are an InputError with True.
+        autocast: The type to which graphs convert as autocast does; None if they do not.
         trained: The parameters that the gradients belong to.
     """
 
     def __init__(self, members: Vectorized) -> None:
         self.members = members
+        self.cuda_graphs: CudaGraphs = False
+        self.autocast: torch.dtype | None = None
         self.reset()
 
     def reset(self, enabled: bool = True) -> None:
         """Forget all graphs."""
         self.enabled = enabled
         self.trained: list[Tensor] = []
-        self._graphs: dict[Any, fx.GraphModule] = {}
+        self._graphs: dict[Any, fx.GraphModule | CudaGraph] = {}
         self._attributes: Any = None
+
+    def has_hooks(self) -> bool:
+        """Return whether the module has hooks, so that there can be no graph."""
+        return _attributes(self.members.module) is None
 
     def check(self) -> None:
         """Disable the graphs if an attribute of the module is not what it was when they were traced."""
         if self._graphs and _attributes(self.members.module) != self._attributes:
             self.reset(enabled=False)
 
-    def __call__(self, *batch: Tensor) -> tuple[Any, ...] | None:
-        """Return the losses and the gradients for the batches of the members, or None."""
+    def __call__(self, *batch: Tensor, scales: Tensor | None = None) -> tuple[Any, ...] | None:
+        """Return the losses and the gradients for the batches of the members, or None.
+
+        With ``scales``, shape ``(K,)``, the gradients of each member are multiplied by its scale.
+        """
         state = self.members.distinct
-        if not self.enabled or torch.is_anomaly_enabled() or torch.is_autocast_enabled(state[0].device.type):
+        if not self.enabled or torch.is_anomaly_enabled():
             return None
-        key = tuple([(x.shape, x.dtype, x.device) for x in batch])
+        if self.autocast is None and torch.is_autocast_enabled(state[0].device.type):
+            return None
+        scaled = () if scales is None else (scales,)
+        # The random numbers of a share are those of its rows.
+        key = (self.members.share, *[(x.shape, x.dtype, x.device) for x in batch])
         graph = self._graphs.get(key)
-        if graph is None:
-            graph = self._trace(state, batch)
-            if graph is None:
+        if graph is None or (isinstance(graph, CudaGraph) and not graph.holds(state)):
+            operations = self._trace(state, batch, scaled)
+            if operations is None:
                 self.reset(enabled=False)
+                if self.cuda_graphs is True:
+                    what = "a loss that depends on more than its tensors, or on data that change"
+                    raise InputError(f"cuda_graphs does not go with {what}; leave it out")
                 return None
+            graph = self._captured(operations, state, batch)
             self._graphs[key] = graph
-        with torch.no_grad():
-            return graph.forward(*state, *batch)
+        with torch.no_grad(), without_autocast(state[0]):  # the graph has the conversions
+            return graph.forward(*state, *batch, *scaled)
+
+    def _captured(self, operations: fx.GraphModule, *inputs: Sequence[Tensor]) -> fx.GraphModule | CudaGraph:
+        """Return a graph as a CUDA graph, if it shall be one and can be."""
+        if not self.cuda_graphs:
+            return operations
+        try:
+            return CudaGraph(operations, *inputs)
+        except InputError:
+            if self.cuda_graphs is True:
+                raise
+            self.cuda_graphs = False
+            return operations
 
     def as_loss(self, losses: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:
         """Return losses from which backpropagation gets these gradients."""
         return _Replayed.apply(losses, gradients, *self.trained)
 
-    def _trace(self, state: Sequence[Tensor], batch: Sequence[Tensor]) -> fx.GraphModule | None:
+    def _trace(
+        self, state: Sequence[Tensor], batch: Sequence[Tensor], scaled: Sequence[Tensor] = ()
+    ) -> fx.GraphModule | None:
         module = self.members.module
         attributes = _attributes(module)
         if attributes is None:
             return None
         watched = _Watched()
         # All that the trace changes is a copy.
-        inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in (*state, *batch)]
+        inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in (*state, *batch, *scaled)]
         generators = random.getstate(), np.random.get_state(legacy=False)
         try:
             with torch.random.fork_rng([x.device for x in inputs[:1] if x.is_cuda]):
                 copied = copy.deepcopy(module)
                 copied._trainer = watched  # type: ignore[assignment]
-                members, before, n = Vectorized(copied, self.members.streams), _attributes(copied), len(state)
-                graph = traced(lambda *x: members.losses_and_gradients(x[:n], x[n:]), inputs)
+                members = type(self.members)(copied, self.members.streams, self.members.share)
+                before, n, end = _attributes(copied), len(state), len(state) + len(batch)
+                autocast = torch.autocast(state[0].device.type, self.autocast, cache_enabled=False)
+                with autocast if self.autocast else nullcontext():
+                    graph = traced(lambda *x: members.losses_and_gradients(x[:n], x[n:end], *x[end:]), inputs)
         except Exception:  # the loss itself raises it again
             return None
         after = random.getstate(), np.random.get_state(legacy=False)

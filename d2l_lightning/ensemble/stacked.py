@@ -1,25 +1,32 @@
 """K members of one architecture as one module, with every parameter stacked along a leading dimension."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from d2l_lightning.data.batches import StackedBatches, require_ascending, require_streams
+from d2l_lightning.distributed.shares import Share
 from d2l_lightning.ensemble.alike import require_alike
+from d2l_lightning.ensemble.cuda_graph import CudaGraph
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.evaluation import evaluate_members
 from d2l_lightning.ensemble.graph import LossGraph
 from d2l_lightning.ensemble.optimizers import stacked_configuration
 from d2l_lightning.ensemble.padding import Padding
+from d2l_lightning.ensemble.scaling import StackedScaler
 from d2l_lightning.ensemble.streams import Streams
 from d2l_lightning.ensemble.vectorized import Vectorized
 from d2l_lightning.errors import InputError
 from d2l_lightning.models.base import SupervisedModule
+from d2l_lightning.models.sharing import share_of
 from d2l_lightning.optim.schedulers import StackedScheduler, depends_on_steps
 from d2l_lightning.optim.sgd import SGD
 from d2l_lightning.optim.stacked import StackedOptimizer, keep_members
@@ -109,11 +116,33 @@ class StackedModule(SupervisedModule):
         self._padding = Padding(self._members)
         self._graph = LossGraph(self._members)
         self._steps: list[int] | None = None  # of each member in an epoch, if they differ
+        self._idle: dict[Any, Tensor] = {}  # by who is active and the device: the others' indices
 
     def on_fit_start(self) -> None:
         """Begin a fit, in which losses and gradients are traced anew."""
         super().on_fit_start()
+        if self.cuda_graphs is True:
+            self.require_cuda_graphs(self.trainer)
+        self._graph.cuda_graphs = self.cuda_graphs
+        if self.cuda_graphs == "auto" and CudaGraph.obstacle(self.trainer, self._graph.has_hooks()):
+            self._graph.cuda_graphs = False
         self._graph.reset(enabled=self._graph.enabled or self.trainer.ckpt_path is None)
+        plugin: Any = self.trainer.precision_plugin
+        self._graph.autocast = None
+        if isinstance(plugin, MixedPrecision):
+            self._graph.autocast = torch.bfloat16 if plugin.precision == "bf16-mixed" else torch.float16
+        if getattr(plugin, "scaler", None) is not None:
+            plugin.scaler = StackedScaler(plugin.scaler, self.num_members, self.trainer.strategy.root_device)
+
+    @property
+    def _scaler(self) -> StackedScaler | None:
+        """What scales the gradients in a fit in half precision; None in others."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return scaler if isinstance(scaler, StackedScaler) else None
+
+    def require_cuda_graphs(self, trainer: Trainer) -> None:
+        """Raise an InputError where the steps of a fit cannot be a CUDA graph."""
+        CudaGraph.require(trainer, self._graph.has_hooks())
 
     def fit_state(self) -> dict[str, Tensor]:
         """Return what the module keeps between the epochs of a fit, beside its ``state_dict``."""
@@ -157,6 +186,8 @@ class StackedModule(SupervisedModule):
                         f"{type(config.scheduler).__name__} that goes on at every step is for all of them; "
                         "choose a batch_size with which all take as many, or another scheduler"
                     )
+        if self._scaler is not None:
+            self._scaler.active = steps_now
         optimizer = self.optimizers(use_pl_optimizer=False)
         if isinstance(optimizer, StackedOptimizer):
             optimizer.active = steps_now
@@ -167,27 +198,57 @@ class StackedModule(SupervisedModule):
             )
         return None if all(active) else active
 
+    def _idle_members(self, active: Sequence[bool]) -> Tensor:
+        """Return the indices of the members that are not active, on the device; they are moved there once."""
+        key = *active, self.device
+        if key not in self._idle:
+            idle = [k for k, on in enumerate(active) if not on]
+            self._idle[key] = torch.tensor(idle, device=self.device)
+        return self._idle[key]
+
+    def _clear_idle(self, gradients: Sequence[Tensor | None], active: Sequence[bool] | None) -> None:
+        """Set the gradients of members that take no part in a step to 0, such as those of a penalty."""
+        for gradient in gradients:
+            if active is not None and gradient is not None:
+                gradient.index_fill_(0, self._idle_members(active), 0)
+
     def _training_loss(self, *batch: Any) -> Tensor:
         active = self._active_members()
         replayed = self._replay(*batch)
         if replayed is None:
             losses = self.loss(*batch)
-            return losses if active is None else losses.where(torch.tensor(active, device=losses.device), 0)
+            if active is not None:
+                losses = losses.index_fill(0, self._idle_members(active), 0)
+            return losses if self._scaler is None else self._scaler.scale_losses(losses)
         losses, *gradients = replayed
-        _clear_idle(gradients, active)
+        self._clear_idle(gradients, active)
         return self._graph.as_loss(losses, gradients)
 
     def backpropagate(self, batch: Any, optimizer: Optimizer) -> Tensor:
         """Compute the gradients of a batch's loss; return the loss, a scalar."""
-        replayed = self._replay(*batch)
+        share = share_of(self, batch[1])
+        with self._drawing(share):
+            replayed = self._replay(*(batch if share is None else share.take(*batch)))
         if replayed is None:
             return super().backpropagate(batch, optimizer)
         losses, *gradients = replayed
-        _clear_idle(gradients, self._active_members())
+        self._clear_idle(gradients, self._active_members())
+        if share is not None:
+            factor = share.factor(batch[2] if len(batch) > 2 else None, losses.dtype)
+            losses = losses * factor
+            _multiply(gradients, factor / share.processes)
         for parameter, gradient in zip(self._graph.trained, gradients, strict=True):
             parameter.grad = gradient
         self.accumulate_loss(losses, batch)
         return losses.sum()
+
+    @contextmanager
+    def _drawing(self, share: Share | None) -> Iterator[None]:
+        self._members.share = share
+        try:
+            yield
+        finally:
+            self._members.share = None
 
     def _replay(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[Any, ...] | None:
         """Return the members' losses and the gradients by a graph; None if there is none for this batch."""
@@ -197,7 +258,13 @@ class StackedModule(SupervisedModule):
         if self.trainer.fit_loop.epoch_loop.total_batch_idx < self.replay_from:
             return None
         self._padding.check(X, y, weight)
-        return self._graph(X, y) if weight is None else self._graph(X, y, weight)
+        scales, share = None if self._scaler is None else self._scaler.scales, self._members.share
+        if scales is not None and share is not None:
+            scales = scales / share.processes  # half precision holds what it does in one process
+        results = self._graph(X, y, *([] if weight is None else [weight]), scales=scales)
+        if results is not None and scales is not None and share is not None:
+            _multiply(results[1:], share.processes)
+        return results
 
     def forward(self, X: Tensor) -> Tensor:
         """Return the predictions of every member, shape ``(K, B)``, for features of shape ``(B, ...)``."""
@@ -249,7 +316,9 @@ class StackedModule(SupervisedModule):
             row.update({f"{name}/{member}": value for member, value, has in members if has})
             # `log` takes 0.3 ms per name and epoch, so it gets only the metrics that a callback may monitor.
             if not metric.startswith("train/"):
-                self.log(name, row[name], logger=False)
+                self.log(
+                    name, torch.tensor(row[name]), logger=False
+                )  # a number would be copied to the device
         if not self.trainer.sanity_checking:
             for logger in self.loggers:
                 logger.log_metrics(row, step=self.global_step)
@@ -308,8 +377,7 @@ class StackedModule(SupervisedModule):
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients]).norm(dim=0)
         factors = (gradient_clip_val / (norms + 1e-6)).clamp(max=1)
-        for gradient in gradients:
-            gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
+        _multiply(gradients, factors)
 
     def on_divergence(self, wrong: Tensor, what: Sequence[str]) -> None:
         """Raise a DivergenceError for the first of the members that diverged, or add them to ``diverged``."""
@@ -373,6 +441,8 @@ class StackedModule(SupervisedModule):
         for config in trainer.lr_scheduler_configs if trainer is not None else ():
             if isinstance(config.scheduler, StackedScheduler):
                 config.scheduler.keep(indices)
+        if trainer is not None and self._scaler is not None:
+            self._scaler.keep(indices)
         self._keep_state(indices)
 
     def _keep_state(self, indices: Sequence[int]) -> None:
@@ -390,6 +460,7 @@ class StackedModule(SupervisedModule):
         self.evaluated = {name: of_kept(values) for name, values in self.evaluated.items()}
         self.examples = {stage: of_kept(values) for stage, values in self.examples.items()}
         self._metrics.clear()
+        self._losses_on_cpu = []
         if self._steps is not None:
             self._steps = [self._steps[k] for k in indices]
         if self._members.streams is not None:
@@ -413,10 +484,9 @@ class StackedModule(SupervisedModule):
         return members
 
 
-def _clear_idle(gradients: Sequence[Tensor | None], active: Sequence[bool] | None) -> None:
-    """Set the gradients of members that take no part in a step to 0, such as those of a penalty."""
-    if active is not None:
-        idle = [k for k, on in enumerate(active) if not on]
-        for gradient in gradients:
-            if gradient is not None:
-                gradient[idle] = 0
+def _multiply(gradients: Sequence[Tensor | None], factors: Tensor | float) -> None:
+    """Multiply the gradients of members, which have the leading dimension, by a factor, or one of each."""
+    for gradient in gradients:
+        if gradient is not None:
+            shape = (-1, *[1] * (gradient.ndim - 1))
+            gradient.mul_(factors.view(shape) if isinstance(factors, Tensor) else factors)

@@ -1,13 +1,17 @@
 """The methods of a module, called for K members at once."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from d2l_lightning.distributed.draws import SharedDraws
+from d2l_lightning.distributed.shares import Share
 from d2l_lightning.ensemble.streams import Streams
 from d2l_lightning.errors import InputError
+from d2l_lightning.functional.precision import without_autocast
 
 
 class Vectorized:
@@ -16,10 +20,11 @@ class Vectorized:
     Args:
         module: The module.
         streams: Draws the random numbers of a module in training, if members share streams of them.
+        share: The rows of a batch that this process computes; None for all.
     """
 
-    def __init__(self, module: nn.Module, streams: Streams | None = None) -> None:
-        self.module, self.streams = module, streams
+    def __init__(self, module: nn.Module, streams: Streams | None = None, share: Share | None = None) -> None:
+        self.module, self.streams, self.share = module, streams, share
         # For each of the parameters and buffers, the dictionary that holds it and its key.
         self.slots: list[tuple[dict[str, Any], str]] = [
             (tensors, name)
@@ -83,24 +88,41 @@ class Vectorized:
         # torch.func.functional_call does the same, but takes twice as long for a small model.
         try:
             in_dims = (0,) * len(own) + in_dims
-            if self.streams is not None and self.module.training:
-                with self.streams:
-                    return torch.vmap(of_member, in_dims, randomness="different")(*state, *args)
-            return torch.vmap(of_member, in_dims, randomness="different")(*state, *args)
+            streams = self.streams if self.module.training else None
+            shared = None if self.share is None else SharedDraws(self.share, dim=1)
+            with shared or nullcontext(), streams or nullcontext():
+                return torch.vmap(of_member, in_dims, randomness="different")(*state, *args)
         finally:
             self.put(own)
 
     def losses_and_gradients(
-        self, distinct: Sequence[Tensor], batch: Sequence[Tensor]
+        self, distinct: Sequence[Tensor], batch: Sequence[Tensor], scales: Tensor | None = None
     ) -> tuple[Tensor | None, ...]:
         """Return the losses of the members, shape ``(K,)``, and the gradients of their sum.
 
         Args:
             distinct: The parameters and buffers, each once. Those that require a gradient get one.
             batch: The batch of each member.
+            scales: The factors of the members' gradients, shape ``(K,)``, against underflow.
         """
         leaves = [x.detach().requires_grad_() if x.requires_grad else x for x in distinct]
         state = [leaves[index] for index in self._index]
         losses = self.each("loss", (0,) * len(batch), *batch, state=state)
         trained = [leaf for leaf in leaves if leaf.requires_grad]
-        return losses.detach(), *torch.autograd.grad(losses.sum(), trained, allow_unused=True)
+        scaled = losses if scales is None else losses * scales
+        with without_autocast(losses):
+            return losses.detach(), *torch.autograd.grad(scaled.sum(), trained, allow_unused=True)
+
+
+class Single(Vectorized):
+    """Calls the methods of a module that is trained alone."""
+
+    def each(
+        self, method: str, in_dims: tuple[int | None, ...], *args: Any, state: Sequence[Tensor] | None = None
+    ) -> Any:
+        """Call a method of the module; see ``Vectorized.each``."""
+        own = self.state
+        try:
+            return self.call(method, own if state is None else state, *args)
+        finally:
+            self.put(own)

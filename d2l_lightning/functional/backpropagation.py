@@ -67,19 +67,21 @@ def backward(
     phi_derivative: Function,
     lambd: float,
     weight: Tensor | None = None,
+    scale: Tensor | float = 1.0,
 ) -> Parameters:
     """Return the gradient of J for each parameter, in the parameter's shape, by the chain rule.
 
-    Arguments are those of ``forward``, with the variables that it returned, and the derivative of phi.
+    Arguments are those of ``forward``, with the variables that it returned, the derivative of phi, and a
+    scale that multiplies all gradients, so that half precision can hold them.
 
     Source: Section 4.7.3, eqs. 4.7.8 to 4.7.14; exercise 2 for the biases.
     """
     W1, _, W2, _ = parameters
     z, h, o, *_ = variables
-    # (4.7.8): the gradients of J = L + s for L and s are 1.
+    # (4.7.8): the gradients of J = L + s for L and s are 1, times the scale.
     truth = torch.zeros_like(o).scatter_(1, y[:, None], 1.0)
-    dJ_do = shares(y, weight, o)[:, None] * (softmax(o) - truth)  # (4.7.9), (B, q)
-    ds_dW1, ds_dW2 = lambd * W1, lambd * W2  # (4.7.10)
+    dJ_do = scale * shares(y, weight, o)[:, None] * (softmax(o) - truth)  # (4.7.9), (B, q)
+    ds_dW1, ds_dW2 = scale * lambd * W1, scale * lambd * W2  # (4.7.10)
     dJ_dW2 = dJ_do.T @ h + ds_dW2  # (4.7.11)
     dJ_dh = dJ_do @ W2  # (4.7.12), (B, h)
     dJ_dz = dJ_dh * phi_derivative(z)  # (4.7.13), (B, h)

@@ -8,7 +8,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (its usual name)
 
-from d2l_lightning.errors import InputError, require_known, require_not_negative, require_positive
+from d2l_lightning.errors import require_known, require_not_negative, require_positive
 from d2l_lightning.functional import activations
 from d2l_lightning.functional.backpropagation import Function, Parameters, backward, forward
 from d2l_lightning.functional.penalties import l2_penalty
@@ -31,9 +31,6 @@ class BackpropagationMLP(ScratchClassifier):
             in evaluation.
         lr: The learning rate of minibatch SGD.
         sigma: Standard deviation of the initial weights, which are normally distributed.
-
-    Raises:
-        InputError: In a fit, if the precision requires a scaled loss.
     """
 
     steps_follow_loss = True
@@ -77,11 +74,13 @@ class BackpropagationMLP(ScratchClassifier):
         return super().loss(X, y, weight) + self.lambd * (l2_penalty(self.W1) + l2_penalty(self.W2))
 
     @torch.no_grad()
-    def gradients(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Parameters]:
-        """Return the objective J of a batch and its gradients, by eqs. 4.7.1 to 4.7.14."""
+    def gradients(
+        self, X: Tensor, y: Tensor, weight: Tensor | None = None, scale: Tensor | float = 1.0
+    ) -> tuple[Tensor, Parameters]:
+        """Return the objective J of a batch and the gradients of J times a scale, by eqs. 4.7.1 to 4.7.14."""
         X = self.pixels(X)
         variables = forward(X, y, self.weights, self.phi, self.lambd, weight)
-        gradients = backward(X, y, self.weights, variables, self.phi_derivative, self.lambd, weight)
+        gradients = backward(X, y, self.weights, variables, self.phi_derivative, self.lambd, weight, scale)
         return variables.J, gradients
 
     def autograd_variables(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -100,18 +99,15 @@ class BackpropagationMLP(ScratchClassifier):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Compute the gradients, take a step against them, and return the objective before it."""
-        J, gradients = self.gradients(*batch)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.device))
+        X, y, *weight = batch
+        J, gradients = self.gradients(X, y, weight[0] if weight else None, scale)
         for parameter, gradient in zip(self.weights, gradients, strict=True):
             parameter.grad = gradient.to(parameter.dtype)
         cast(LightningOptimizer, self.optimizers()).step()
         self.accumulate_loss(J, batch)
         return J
-
-    def on_fit_start(self) -> None:
-        """Raise an InputError for a precision that scales the loss, which needs autograd."""
-        super().on_fit_start()
-        if self.trainer.precision == "16-mixed":
-            raise InputError("--precision 16-mixed scales the loss for autograd, which is not used here")
 
 
 def gradient_errors(model: BackpropagationMLP, X: Tensor, y: Tensor) -> dict[str, float]:

@@ -4,15 +4,22 @@ import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics.metric import Metric
 
+from d2l_lightning.distributed.shares import Share
+from d2l_lightning.distributed.strategy import shares_rows
 from d2l_lightning.errors import DivergenceError, InputError, require_same_shape
+from d2l_lightning.functional.precision import single
 from d2l_lightning.functional.risk import empirical_risk, num_examples
+from d2l_lightning.functional.transfer import to_cpu
 from d2l_lightning.models.checks import (
     explain_error,
     parameter_size,
@@ -22,16 +29,33 @@ from d2l_lightning.models.checks import (
     shape_error,
 )
 from d2l_lightning.models.execution import Execution, StepsPerExecution
+from d2l_lightning.models.sharing import (
+    drawing,
+    mean_losses,
+    require_mean_over_rows,
+    require_separate_rows,
+    require_sharing,
+    share_of,
+    shown,
+    sum_metrics,
+)
 
 OptimizerName = Literal["sgd", "adamw"]
 
 # A fit has diverged if its loss has grown by the first factor and its parameters by the second, its root. One
 # alone is no sign: weights grow from small initial ones, and a loss that is about 0 at first may grow a lot.
 DIVERGED_LOSS, DIVERGED_PARAMETERS = 1e4, 1e2
+# The minibatch from which steps are replayed. The step alone decides: a resumed fit has the same bits.
+_REPLAY_FROM = 50
 
 
 class ExampleMean(Metric):
     """The weighted mean over an epoch's examples, of shape ``()``, or ``(K,)`` for K models side by side.
+
+    Args:
+        shape: The shape.
+        dtype: The type of the sums.
+        settings: Settings of a ``torchmetrics.Metric``.
 
     Example:
         >>> mean = ExampleMean()
@@ -45,8 +69,10 @@ class ExampleMean(Metric):
     total: Tensor
     weight: Tensor
 
-    def __init__(self, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
+    def __init__(
+        self, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32, **settings: Any
+    ) -> None:
+        super().__init__(**settings)
         for name in ("total", "weight"):
             self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
 
@@ -83,8 +109,10 @@ class SupervisedModule(LightningModule, ABC):
         steps_per_execution: How many minibatches one ``training_step`` trains on, which saves what the
             Trainer does between two of them; the rest of an epoch at most. ``auto`` takes a whole epoch, or 1
             where a callback or a flag needs every step. The results are the same.
-        evaluated: The metrics of the last evaluation, by name; shape ``(K,)`` for K models side by side, with
-            NaN for models that have no examples of the stage.
+        cuda_graphs: Whether a GPU replays steps as CUDA graphs, with little work for the CPU. ``auto`` does
+            so where it is possible. The results are the same. A model that is trained alone needs a ``Run``.
+        evaluated: The metrics of the last evaluation, by name, on the CPU; shape ``(K,)`` for K models side
+            by side, with NaN for models that have no examples of the stage.
         examples: The weight of the examples of the last evaluation, by stage; shape as ``evaluated``.
         log_prefix: Text before the names of all metrics, which distinguishes the fits of a run.
         encoding: The fitted encoder of the table that the features are made from, as plain values and
@@ -97,6 +125,7 @@ class SupervisedModule(LightningModule, ABC):
     _loss_ndim = 0
     log_prefix = ""
     steps_per_execution: StepsPerExecution = "auto"
+    cuda_graphs: bool | Literal["auto"] = "auto"
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,13 +138,18 @@ class SupervisedModule(LightningModule, ABC):
         self._first_loss: Tensor | None = None
         self._first_size: Tensor | None = None
         self._epoch_loss: Tensor | None = None
+        self._has_shared = False  # whether the processes of this fit have shared a batch
+        # What `_sum_losses` returned, if a validation moved it already.
+        self._losses_on_cpu: list[Tensor] = []
         self._fitted_by = 0  # the id of the Trainer of the last fit
         self._execution: Execution | None = None
+        # Replays the losses and gradients of a fit, see ``ensemble.single``; None if nothing does.
+        self.step_graph: Any = None
         self.encoding: Mapping[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has no Trainer, so it is in no execution.
-        return {**super().__getstate__(), "_execution": None}
+        return {**super().__getstate__(), "_execution": None, "step_graph": None}
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this attribute some 40 times a step, and nn.Module's __setattr__ is slow.
@@ -126,7 +160,7 @@ class SupervisedModule(LightningModule, ABC):
 
     @property
     def clips_gradients(self) -> bool:
-        """Whether the Trainer clips gradients; with a fused optimizer it cannot in mixed precision."""
+        """Whether the Trainer clips gradients; with a fused optimizer it cannot in 16-mixed precision."""
         return self._trainer is not None and self.trainer.gradient_clip_val is not None
 
     def make_optimizer(
@@ -175,7 +209,7 @@ class SupervisedModule(LightningModule, ABC):
         losses = self.example_losses(X, y)
         if losses.shape != y.shape or losses.ndim != 1:
             raise shape_error(self, "example_losses", losses, X, y)
-        return empirical_risk(losses, weight)
+        return empirical_risk(single(losses), weight)
 
     def _values(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Return ``example_metrics``; raise an InputError if they are not a value for each example."""
@@ -194,21 +228,34 @@ class SupervisedModule(LightningModule, ABC):
         self.on_execution_start()
         if self._execution is not None:
             batch = self._execution.run(batch)
-        return self._batch_loss(batch).sum()
+        loss = self._batch_loss(batch).sum()
+        return shown(loss) if shares_rows(self._trainer) else loss
 
     def on_execution_start(self) -> None:
-        """Do what must be done before each execution of steps: nothing."""
+        """Check that the graph of the steps still holds, if there is one."""
+        if self.step_graph is not None:
+            self.step_graph.check()
 
     def backpropagate(self, batch: Any, optimizer: torch.optim.Optimizer) -> Tensor:
         """Compute the gradients of a batch's loss; return the loss, a scalar."""
-        loss = self._batch_loss(batch)
-        loss = loss.sum() if loss.ndim else loss
+        assert self._execution is not None
+        if self.step_graph is not None and self.trainer.fit_loop.epoch_loop.total_batch_idx >= _REPLAY_FROM:
+            replayed = self.step_graph(*batch)
+            if replayed is not None:
+                loss, *gradients = replayed
+                for parameter, gradient in zip(self.step_graph.trained, gradients, strict=True):
+                    parameter.grad = gradient
+                self.accumulate_loss(loss, batch)
+                return loss
+        with self._execution.forward_context():
+            loss = self._batch_loss(batch)
+            loss = loss.sum() if loss.ndim else loss
         if type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:
             optimizer.zero_grad()
         for group in optimizer.param_groups:  # zero_grad() takes as long as a small model's forward pass
             for parameter in group["params"]:
                 parameter.grad = None
-        loss.backward()
+        self._execution.scaled(loss).backward()
         return loss.detach()
 
     def _training_loss(self, *batch: Any) -> Tensor:
@@ -216,16 +263,30 @@ class SupervisedModule(LightningModule, ABC):
         return self.loss(*batch)
 
     def _batch_loss(self, batch: Any) -> Tensor:
-        """Return the loss of a training batch and add it to the epoch's loss."""
+        """Return the loss of a training batch and add it to the epoch's loss.
+
+        Of several processes, each computes its share; the loss is the mean of what they return.
+        """
+        share = share_of(self, batch[1])
+        if share is not None and not self._has_shared:
+            require_mean_over_rows(self, batch, share)
+            self._has_shared = True
         try:
-            loss = self._training_loss(*batch)
+            with self._drawing(share):
+                loss = self._training_loss(*(batch if share is None else share.take(*batch)))
         except (RuntimeError, ValueError) as error:
             explain_error(self, batch[0], error)
             raise
         if loss.ndim != self._loss_ndim:
             raise InputError(f"loss of {type(self).__name__} must be a scalar, not {tuple(loss.shape)}")
+        if share is not None:
+            loss = loss * share.factor(batch[2] if len(batch) > 2 else None, loss.dtype)
         self.accumulate_loss(loss, batch)
         return loss
+
+    def _drawing(self, share: Share | None) -> AbstractContextManager[Any]:
+        """Return a context in which the random numbers of a share are drawn for all rows of the batch."""
+        return drawing(share)
 
     def accumulate_loss(self, loss: Tensor, batch: Any) -> None:
         """Add a batch's loss to the epoch's loss."""
@@ -248,8 +309,12 @@ class SupervisedModule(LightningModule, ABC):
     def _evaluate(
         self, stage: str, X: Tensor, y: Tensor, weight: Tensor | Mapping[str, Tensor] | None = None
     ) -> None:
+        share = share_of(self, y)
+        if share is not None:
+            X, y, weight = (*share.take(X, y, weight), None)[:3]
         try:
-            values = self._values(X, y)
+            with self._drawing(share):
+                values = self._values(X, y)
         except (RuntimeError, ValueError) as error:
             explain_error(self, X, error)
             raise
@@ -262,10 +327,13 @@ class SupervisedModule(LightningModule, ABC):
                 own_weight = stage_weight
                 if own_weight is None:
                     own_weight = torch.ones_like(value, dtype=torch.float32)
+                    if share is not None and share.is_empty:
+                        own_weight.zero_()
                 require_same_shape(**{f"weight of stage {stage}": own_weight, metric: value})
                 dtype, mean = torch.promote_types(value.dtype, torch.float32), self._metrics.get(name)
                 if mean is None or (mean.total.device, mean.total.dtype) != (value.device, dtype):
-                    mean = self._metrics[name] = ExampleMean(value.shape[:-1], dtype).to(value.device)
+                    mean = ExampleMean(value.shape[:-1], dtype, sync_on_compute=False).to(value.device)
+                    self._metrics[name] = mean
                 mean.update(value, own_weight)
 
     def fit_state(self) -> dict[str, Tensor]:
@@ -290,6 +358,10 @@ class SupervisedModule(LightningModule, ABC):
         """Raise an InputError for a Trainer that has fitted already, or a tensor that is no parameter."""
         require_new_fit(self.trainer, continues=self._fitted_by == id(self.trainer))
         require_parameters(self)
+        require_sharing(self.trainer)
+        if self.trainer.world_size > 1:
+            require_separate_rows(self)
+        self._has_shared = False
         self._fitted_by = id(self.trainer)
         if self.trainer.ckpt_path is None:
             self._first_loss = self._first_size = self._epoch_loss = None
@@ -298,20 +370,27 @@ class SupervisedModule(LightningModule, ABC):
         """Keep the size of the parameters, by which ``on_train_end`` sees whether the fit diverged."""
         self._execution = Execution(self.trainer, self)
         if self._first_size is None:
-            self._first_size = parameter_size(self, self.num_members)
+            self._first_size = parameter_size(self, self.num_members).cpu()
 
     def on_train_epoch_start(self) -> None:
         """Discard the losses of an interrupted epoch."""
         self._losses.clear()
+        self._losses_on_cpu = []
+
+    def _sum_losses(self) -> list[Tensor]:
+        """Return the loss of the epoch's first batch, and the epoch's loss, on the module's device."""
+        losses = torch.stack([loss for loss, _ in self._losses])
+        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
+        if shares_rows(self._trainer):
+            losses = mean_losses(losses)
+        counts, weight = _counts([weight for _, weight in self._losses], losses.device)
+        return [losses[0], _sum_first(losses * counts) / _sum_first(weight)]
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss; raise a DivergenceError if it is not finite."""
-        losses = torch.stack([loss for loss, _ in self._losses])
-        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
+        first, loss = self._losses_on_cpu or to_cpu(self._sum_losses())
         if self._first_loss is None:
-            self._first_loss = losses[0]
-        counts, weight = _counts([weight for _, weight in self._losses], losses.device)
-        loss = _sum_first(losses * counts) / _sum_first(weight)
+            self._first_loss = first
         finite = loss.isfinite()
         if not finite.all():
             epoch = self.current_epoch + 1
@@ -339,33 +418,54 @@ class SupervisedModule(LightningModule, ABC):
         """Raise a DivergenceError if loss and parameters have grown by orders of magnitude."""
         if self._epoch_loss is None or self._first_loss is None or self._first_size is None:
             return
-        growth = parameter_size(self, self.num_members) / self._first_size.clamp(min=1)
+        growth = parameter_size(self, self.num_members).cpu() / self._first_size.clamp(min=1)
         grown = self._epoch_loss > DIVERGED_LOSS * self._first_loss.abs()
         grown = grown & (growth.view(grown.shape) > DIVERGED_PARAMETERS)
         if grown.any():
             losses = zip(self._first_loss.view(-1), self._epoch_loss.view(-1), strict=True)
             self.on_divergence(grown, [f"grew from {before:g} to {after:g}" for before, after in losses])
 
+    def on_validation_start(self) -> None:
+        """Raise an InputError if several processes would not give the results of one."""
+        require_sharing(self.trainer)
+
+    on_test_start = on_validation_start
+
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of each stage."""
+        if shares_rows(self._trainer):
+            sum_metrics(self._metrics.values())
         means: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+        examples: dict[str, Tensor] = {}
         for name, mean in self._metrics.items():
             if mean.update_called:  # an earlier evaluation may have had other stages
                 stage, metric = name.split("/")
-                self.examples[stage] = mean.weight.clone()
+                examples[stage] = mean.weight.clone()
                 means[stage][metric] = mean.compute().view_as(mean.total)  # compute() squeezes
                 mean.reset()
-        self.evaluated = {
+        evaluated = {
             f"{stage}/{metric}": value
             for stage, values in means.items()
             for metric, value in self.epoch_metrics(values).items()
         }
+        # The epoch's loss is moved to the CPU together with the metrics, if the epoch ends here.
+        losses = self._sum_losses() if self._ends_epoch() else []
+        values = to_cpu([*evaluated.values(), *examples.values(), *losses])
+        self.evaluated = dict(zip(evaluated, values, strict=False))
+        self.examples.update(zip(examples, values[len(evaluated) :], strict=False))
+        self._losses_on_cpu = values[len(evaluated) + len(examples) :]
         self.log_metrics(self.evaluated)
 
     on_test_epoch_end = on_validation_epoch_end
 
+    def _ends_epoch(self) -> bool:
+        """Return whether this is the validation after the last batch of a training epoch."""
+        trainer = self.trainer
+        in_fit = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        return in_fit and bool(self._losses) and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
     def log_metrics(self, metrics: dict[str, Tensor]) -> None:
-        """Log an epoch's metrics."""
+        """Log an epoch's metrics, which are on the CPU."""
         self.log_dict({self.log_prefix + metric: value for metric, value in metrics.items()})
 
 
@@ -376,8 +476,11 @@ def _sum_first(values: Tensor) -> Tensor:
 
 def _counts(weights: Sequence[Tensor | int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the number of examples of each batch and the sum of their weights, given weights or numbers."""
-    if all(isinstance(weight, int) for weight in weights):
-        counts = torch.tensor(weights, device=device)
+    sizes = [weight for weight in weights if isinstance(weight, int)]
+    if len(sizes) == len(weights):
+        # A list of numbers would be copied to the device.
+        runs = [(size, len([*run])) for size, run in groupby(sizes)]
+        counts = torch.cat([torch.full((n,), size, device=device) for size, n in runs])
         return counts, counts.to(torch.float32)
     tensors = [torch.ones(weight, device=device) if isinstance(weight, int) else weight for weight in weights]
     counts = torch.stack([num_examples(weight) for weight in tensors])

@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from d2l_lightning.errors import InputError
 from d2l_lightning.functional.classification import correct_predictions, cross_entropy, require_classes
+from d2l_lightning.functional.precision import single
 from d2l_lightning.models.base import SupervisedModule
 from d2l_lightning.optim.sgd import SGD
 
@@ -28,7 +29,7 @@ class Classifier(SupervisedModule):
 
     def forward(self, X: Tensor) -> Tensor:
         """Return logits of shape ``(B, q)`` for images of shape ``(B, ...)``; errors as in ``pixels``."""
-        return self.logits(self.pixels(X))
+        return single(self.logits(self.pixels(X)))
 
     def pixels(self, X: Tensor) -> Tensor:
         """Return images ``(B, ...)`` as rows of pixels, ``(B, d)``; raise an InputError if they cannot be."""

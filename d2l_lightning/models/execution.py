@@ -1,14 +1,19 @@
 """Several minibatches in one training step, without what the Trainer does between two of them."""
 
 import inspect
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
+from torch.optim import Optimizer
 
+from d2l_lightning.distributed.group import num_processes
+from d2l_lightning.distributed.strategy import DataParallelStrategy, shares_rows
 from d2l_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,9 +53,9 @@ def require_whole_steps(trainer: Trainer, module: "SupervisedModule") -> str | N
 
 def obstacle(trainer: Any, module: "SupervisedModule") -> str | None:
     """Return what needs a training step of its own for every minibatch; None if nothing does."""
-    if not isinstance(trainer.strategy, SingleDeviceStrategy):
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DataParallelStrategy):
         return f"the strategy {type(trainer.strategy).__name__}"
-    if type(trainer.precision_plugin) not in (Precision, DoublePrecision, HalfPrecision):
+    if type(trainer.precision_plugin) not in (Precision, DoublePrecision, HalfPrecision, MixedPrecision):
         return f"the precision {trainer.precision}"
     if trainer.accumulate_grad_batches != 1:
         return "accumulate_grad_batches"
@@ -106,11 +111,17 @@ class Execution:
             for callback in trainer.callbacks
             if hasattr(callback, "on_train_minibatch_end")
         ]
+        self._mixed = isinstance(trainer.precision_plugin, MixedPrecision)
+        self._scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self.shared = shares_rows(trainer)
         owners = [each for each in (module, trainer.datamodule) if each is not None]
-        self._transfers = type(trainer.precision_plugin) is not Precision or any(
+        self._transfers = type(trainer.precision_plugin) not in (Precision, MixedPrecision) or any(
             getattr(type(owner), name).__module__ != "lightning.pytorch.core.hooks"
             for owner in owners
             for name in _TRANSFER
+        )
+        self._clips = trainer.gradient_clip_val is not None or (
+            type(module).configure_gradient_clipping is not LightningModule.configure_gradient_clipping
         )
         self._first = True
         if self._steps != 1:
@@ -127,13 +138,42 @@ class Execution:
         count = self._num_minibatches()
         if count == 1:
             return batch
+        # A training step is in the context of autocast, and only the loss belongs there.
+        device = self.trainer.strategy.root_device.type
+        with torch.autocast(device, enabled=False) if self._mixed else nullcontext():
+            return self._run(batch, count)
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """Return the context in which the loss is computed."""
+        return self.trainer.precision_plugin.forward_context() if self._mixed else nullcontext()
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return a loss as it is backpropagated: the part of this process, scaled in half precision."""
+        loss = self.part(loss)
+        return loss if self._scaler is None else self._scaler.scale(loss)
+
+    def part(self, value: Tensor) -> Tensor:
+        """Return a value of which N processes, which share the rows, sum their parts."""
+        return value / num_processes() if self.shared else value
+
+    def _step(self, optimizer: Optimizer) -> None:
+        """Take a step, or skip it if scaled gradients are not finite."""
+        scaler, trainer = self._scaler, self.trainer
+        if scaler is not None and not getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+        if self._clips:
+            clipping = (trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
+            self.module.configure_gradient_clipping(optimizer, *clipping)
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+
+    def _run(self, batch: Any, count: int | None) -> Any:
         trainer, module, loop = self.trainer, self.module, self._loop
         optimizer = trainer.optimizers[0]
         fetcher = trainer.fit_loop._data_fetcher
-        clipping = (trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
-        clips = clipping[0] is not None or (
-            type(module).configure_gradient_clipping is not LightningModule.configure_gradient_clipping
-        )
         step = loop.automatic_optimization.optim_progress.optimizer.step
         zero_grad = loop.automatic_optimization.optim_progress.optimizer.zero_grad
         progress = loop.batch_progress
@@ -141,9 +181,9 @@ class Execution:
             if progress.is_last_batch:
                 break
             loss = module.backpropagate(batch, optimizer)
-            if clips:
-                module.configure_gradient_clipping(optimizer, *clipping)
-            optimizer.step()
+            if self.shared:
+                (loss,) = trainer.strategy.sum_gradients(self.part(loss))
+            self._step(optimizer)
             for counts in (step.total, step.current, zero_grad.total, zero_grad.current):
                 counts.ready += 1
                 counts.completed += 1

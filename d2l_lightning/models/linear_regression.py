@@ -15,6 +15,7 @@ from d2l_lightning.errors import (
     require_same_shape,
 )
 from d2l_lightning.functional.linear import linear
+from d2l_lightning.functional.precision import without_autocast
 from d2l_lightning.functional.regression import squared_loss
 from d2l_lightning.models.base import OptimizerName, SupervisedModule
 from d2l_lightning.optim.sgd import SGD
@@ -41,7 +42,8 @@ class LinearRegressionScratch(SupervisedModule):
 
     def forward(self, X: Tensor) -> Tensor:
         """Return predictions of shape ``(B,)`` for features of shape ``(B, d)``."""
-        return linear(X, self.w, self.b)
+        with without_autocast(X):
+            return linear(X, self.w, self.b)
 
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return half the squared error of each example: shape ``(B,)``."""
@@ -107,7 +109,8 @@ class LinearRegression(SupervisedModule):
         """Return predictions of shape ``(B,)`` for features of shape ``(B, d)``."""
         if X.shape[-1] != self.net.in_features:
             raise InputError(f"X has {X.shape[-1]} features and num_inputs is {self.net.in_features}")
-        return self.net(X).squeeze(-1)
+        with without_autocast(X):
+            return self.net(X).squeeze(-1)
 
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return the loss of each example: shape ``(B,)``."""

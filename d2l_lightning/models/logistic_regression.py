@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from d2l_lightning.errors import InputError, require_not_negative, require_positive, require_same_shape
+from d2l_lightning.functional.precision import without_autocast
 from d2l_lightning.models.base import SupervisedModule
 
 
@@ -34,7 +35,8 @@ class LogisticRegression(SupervisedModule):
         """Return h, the log-odds of class 1, shape ``(B,)``, for features of shape ``(B, d)``."""
         if X.shape[-1] != self.net.in_features:
             raise InputError(f"X has {X.shape[-1]} features and num_inputs is {self.net.in_features}")
-        return self.net(X).squeeze(-1)
+        with without_autocast(X):
+            return self.net(X).squeeze(-1)
 
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return the cross-entropy of each example: shape ``(B,)``."""

@@ -15,6 +15,7 @@ from d2l_lightning.errors import (
     require_not_negative,
     require_positive,
 )
+from d2l_lightning.functional.precision import without_autocast
 from d2l_lightning.functional.regression import (
     absolute_error,
     huber_loss,
@@ -178,12 +179,22 @@ class TableRegressor(SupervisedModule):
 
     def forward(self, X: Tensor) -> Tensor:
         """Return predictions of shape ``(B,)``, in the unit of y, for features of shape ``(B, d)``."""
-        output = self.net(X).squeeze(-1)
+        output = self._output(X)
         if self.standardize:
             output = output * self.sd + self.mean
         if self.log_target:
             output = output.exp()
         return output.clamp(self.low, self.high) if self.clip else output
+
+    def _output(self, X: Tensor) -> Tensor:
+        """Return the output of the net, shape ``(B,)``; the last layer never computes in half precision."""
+        # bfloat16 would round the logarithm of a price to a multiple of 1 / 16.
+        if not torch.is_autocast_enabled(X.device.type):
+            return self.net(X).squeeze(-1)
+        for layer in self.net[:-1]:
+            X = layer(X)
+        with without_autocast(X):
+            return self.net[-1](X.float()).squeeze(-1)
 
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return the loss of each example, on what the net predicts: shape ``(B,)``."""
@@ -192,7 +203,7 @@ class TableRegressor(SupervisedModule):
             target = (target - self.mean) / self.sd
         if self.training and self.hparams["label_noise"]:
             target = target + self.label_noise * torch.randn_like(target)
-        output = self.net(X).squeeze(-1)
+        output = self._output(X)
         if self.hparams["loss"] == "huber":
             return huber_loss(output, target, self.hparams["huber_threshold"])
         return squared_loss(output, target)

@@ -46,10 +46,6 @@ class ProximalAdamW(torch.optim.AdamW):
 class StackedProximalAdamW(StackedAdamW):
     """Proximal AdamW for K members, see ``StackedOptimizer``; members may differ in ``l1`` too."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._step_supports_amp_scaling = False  # as in ProximalAdamW
-
     def _update(self, group: dict[str, Any], call: _Call, gradients: list[Tensor], started: bool) -> None:
         super()._update(group, call, gradients, started)
         _shrink(call.params, group)

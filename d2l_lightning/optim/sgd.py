@@ -63,5 +63,5 @@ class ProximalSGD(SGD):
         """Return a parameter's values after the step."""
         l1 = group.get("l1", 0.0)
         if isinstance(l1, Tensor):  # loading a checkpoint moves it to the CPU
-            l1 = l1.to(parameter.device)
+            l1 = group["l1"] = l1.to(parameter.device)
         return soft_threshold(super().updated(parameter, group), group["lr"] * l1)

@@ -68,7 +68,8 @@ class StackedOptimizer(Optimizer, ABC):
         self.active: Sequence[bool] | None = None
         self._forget()
         super().__init__(_groups(members, apart or [None] * len(members)), members[0].defaults)
-        self._step_supports_amp_scaling = bool(self.defaults["fused"])
+        # Members that do not take a step are left out, instead of a fused kernel that takes none.
+        self._step_supports_amp_scaling = False
 
     def _forget(self) -> None:
         self._plans: dict[Any, _Plan] = {}
@@ -135,13 +136,6 @@ class StackedOptimizer(Optimizer, ABC):
             torch._foreach_add_(plan.counts, _ONE if plan.counts[0].is_cpu else 1)
         for (group, started, *_), call in plan.calls.items():
             self._update(self.param_groups[group], call, [gradients[i] for i in call.pieces], started)
-        # 1 if a gradient is infinite: then a fused kernel takes no step.
-        if plan.counts and (found_inf := self._scaling()["found_inf"]) is not None:
-            torch._foreach_sub_(plan.counts, [found_inf] * len(plan.counts))
-
-    def _scaling(self) -> dict[str, Any]:
-        """Return what a gradient scaler sets for fused kernels."""
-        return {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
 
     def _plan(self) -> _Plan:
         """Return the calls of the next step; they are the same as long as members stay together."""
@@ -233,13 +227,13 @@ class StackedAdam(StackedOptimizer):
         if group["fused"]:
             # The function adam would sort the tensors by device first, which takes longer than a small step.
             kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-            scaling, steps = self._scaling(), call.steps
+            steps = call.steps
         else:
-            kernel, scaling, steps = adam, {}, [step - 1 for step in call.steps]  # adam adds 1
+            kernel, steps = adam, [step - 1 for step in call.steps]  # adam adds 1
             names += ["foreach", "capturable", "fused", "decoupled_weight_decay"]
         settings = {name: group[name] for name in names}
         settings["beta1"], settings["beta2"] = group["betas"]
-        kernel(call.params, gradients, *moments, steps, **settings, **scaling)
+        kernel(call.params, gradients, *moments, steps, **settings)
 
 
 class StackedAdamW(StackedAdam):
@@ -258,7 +252,7 @@ class StackedSGD(StackedOptimizer):
         given: list[Any] = [*buffers] if started else [None] * len(buffers)
         names = ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize", "foreach", "fused")
         kernel: Any = sgd
-        kernel(call.params, gradients, given, **{name: group[name] for name in names}, **self._scaling())
+        kernel(call.params, gradients, given, **{name: group[name] for name in names})
         if buffers and not started:
             torch._foreach_copy_(buffers, given)
 

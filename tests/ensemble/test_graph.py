@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from d2l_lightning.ensemble.data import StackedData
@@ -111,7 +112,7 @@ def stack(make: Callable[[], SupervisedModule], members: int = 3) -> StackedModu
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    return lambda: monkeypatch.setattr(LossGraph, "__call__", lambda self, *batch: None)
+    return lambda: monkeypatch.setattr(LossGraph, "__call__", lambda self, *batch, **scales: None)
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -128,6 +129,31 @@ def test_a_fit_by_graphs_is_the_fit_without_them(
     assert replayed.keys() == expected.keys()
     for key, value in replayed.items():
         torch.testing.assert_close(value, expected[key], rtol=2e-5, atol=1e-6, msg=f"{name} {key}")
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("name", ["a network", "perceptron", "batch normalization"])
+def test_graphs_have_the_conversions_of_mixed_precision(
+    name: str, precision: Any, prices: Prices, eager: Callable[[], None]
+) -> None:
+    def losses() -> tuple[Tensor, StackedModule]:
+        rows: list[Tensor] = []
+        stacked = stack(MEMBERS[name])
+        accumulate = stacked.accumulate_loss
+        stacked.accumulate_loss = lambda loss, batch: (rows.append(loss), accumulate(loss, batch))  # type: ignore[assignment, func-returns-value, return-value]
+        plugin = MixedPrecision(precision, "cpu")
+        fit(stacked, make_data(prices, classes=name == "perceptron"), plugins=[plugin], max_epochs=1)
+        return torch.stack(rows).detach(), stacked
+
+    replayed, stacked = losses()
+    (graph,) = stacked._graph._graphs.values()
+    half = stacked._graph.autocast
+    assert any(node.kwargs.get("dtype") == half for node in graph.graph.nodes)
+    eager()
+    expected, _ = losses()
+    assert torch.equal(replayed[0], expected[0])
+    assert not replayed[0].bfloat16().equal(replayed[0])  # sums are not rounded
+    torch.testing.assert_close(replayed, expected, rtol=5e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["linear", "a network", "dropout from scratch"])
@@ -400,9 +426,9 @@ def test_the_first_steps_of_a_fit_are_not_replayed(prices: Prices, monkeypatch: 
     steps: list[int] = []
     replay = LossGraph.__call__
 
-    def count(self: LossGraph, *batch: Tensor) -> Any:
+    def count(self: LossGraph, *batch: Tensor, **scales: Any) -> Any:
         steps.append(stacked.trainer.fit_loop.epoch_loop.total_batch_idx)
-        return replay(self, *batch)
+        return replay(self, *batch, **scales)
 
     monkeypatch.setattr(LossGraph, "__call__", count)
     fit(stacked, make_data(prices))

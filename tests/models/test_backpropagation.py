@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from d2l_lightning.errors import DivergenceError, InputError
 from d2l_lightning.models.backpropagation import Activation, BackpropagationMLP, gradient_errors
@@ -95,15 +96,25 @@ def test_the_error_of_divergence_does_not_advise_clipping(trainer: Callable[...,
         trainer(max_epochs=5).fit(model_of(lr=1e30), Blobs())
 
 
-def test_bfloat16_trains_and_scaled_float16_is_an_error(trainer: Callable[..., Trainer]) -> None:
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_mixed_precision_trains(precision: Any, trainer: Callable[..., Trainer]) -> None:
+    flags: dict[str, Any] = {"plugins": [MixedPrecision(precision, "cpu")]}
     model = model_of(lr=0.5)
-    trainer(max_epochs=10, precision="bf16-mixed").fit(model, Blobs())
+    trainer(max_epochs=10, **flags).fit(model, Blobs())
     assert model.W1.dtype == torch.float32
     assert model.evaluated["val/accuracy"] > 0.9
-    fit = trainer(max_epochs=1)
-    fit.strategy.precision_plugin.precision = cast(Any, "16-mixed")  # a CPU does not have it
-    with pytest.raises(InputError, match="16-mixed scales the loss"):
-        fit.fit(model_of(), Blobs())
+
+
+def test_scaled_gradients_do_not_vanish_in_half_precision() -> None:
+    torch.manual_seed(0)
+    X, y, weight, scale = torch.rand(5, 9), torch.tensor([0, 1, 2, 1, 0]), torch.full((5,), 1e-6), 2.0**16
+    model = BackpropagationMLP(9, 3, 4, activation="tanh")
+    expected = model.gradients(X, y, weight)[1].W1
+    with torch.autocast("cpu", torch.float16):
+        scaled, plain = (model.gradients(X, y, weight, s)[1].W1 for s in (scale, 1.0))
+    torch.testing.assert_close(scaled.float() / scale, expected, rtol=0.02, atol=1e-11)
+    assert expected.abs().max() > 1e-9
+    assert not plain.any()  # float16 holds no number below 6e-8
 
 
 def test_clipping_is_an_error(trainer: Callable[..., Trainer]) -> None:

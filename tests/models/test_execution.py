@@ -1,5 +1,6 @@
 """Several minibatches in one training step: the same fit as with a training step for each."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, LearningRateMonitor, Timer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from d2l_lightning.callbacks.history import History
@@ -91,7 +93,7 @@ class Fit:
             self.rows.append((dict(metrics), step)),
             log(metrics, step),
         )
-        flags = {"max_epochs": EPOCHS, "logger": self.history, **flags}
+        flags = {"max_epochs": EPOCHS, "logger": self.history, **copy.deepcopy(flags)}
         self.trainer = lean_trainer(callbacks=list(callbacks), **flags)
         loop = self.trainer.fit_loop.epoch_loop.automatic_optimization
         training_step = loop._training_step
@@ -118,6 +120,7 @@ class Fit:
             "error": self.error,
             "global_step": trainer.global_step,
             "loops": trainer.fit_loop.state_dict(),
+            "precision": trainer.precision_plugin.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
             "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
             "rng": torch.get_rng_state(),
@@ -149,6 +152,10 @@ FLAGS: dict[str, dict[str, Any]] = {
     "clipping by value": {"gradient_clip_val": 0.02, "gradient_clip_algorithm": "value"},
     "double precision": {"precision": "64-true"},
     "half precision": {"precision": "bf16-true"},
+    "mixed precision": {"precision": "bf16-mixed"},
+    "mixed precision, clipping": {"precision": "bf16-mixed", "gradient_clip_val": 0.05},
+    "scaled gradients": {"plugins": [MixedPrecision("16-mixed", "cpu")]},
+    "scaled gradients, clipping": {"plugins": [MixedPrecision("16-mixed", "cpu")], "gradient_clip_val": 0.05},
     "anomaly detection": {"detect_anomaly": True},
     "validation every 2 steps": {"val_check_interval": 2},
     "validation twice an epoch": {"val_check_interval": 0.5},
@@ -162,7 +169,6 @@ FLAGS: dict[str, dict[str, Any]] = {
 # What needs a training step for every minibatch.
 EVERY_STEP: dict[str, dict[str, Any]] = {
     "accumulate_grad_batches": {"accumulate_grad_batches": 2},
-    "the precision bf16-mixed": {"precision": "bf16-mixed"},
     "a profiler": {"profiler": "simple"},
 }
 
@@ -330,7 +336,6 @@ NEEDED: dict[str, Callable[[], tuple[SupervisedModule, tuple[Callback, ...], dic
     "a loss that logs": lambda: (Logging(1), (), {}),
     "the optimizer LBFGS": lambda: (Quasi(1), (), {}),
     "accumulate_grad_batches": lambda: (LinearRegression(1), (), EVERY_STEP["accumulate_grad_batches"]),
-    "the precision bf16-mixed": lambda: (LinearRegression(1), (), EVERY_STEP["the precision bf16-mixed"]),
     "a profiler": lambda: (LinearRegression(1), (), EVERY_STEP["a profiler"]),
 }
 
