@@ -23,6 +23,10 @@ import_lightning_lean()
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+# PyTorch prints stack traces of C++ where a process that trains with others is gone; a run prints one line.
+if "torch" not in sys.modules and not {"LOCAL_RANK", "SLURM_PROCID"}.isdisjoint(os.environ):
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 # A script started from a notebook inherits the notebook's backend in this variable, and matplotlib raises an
 # error on import if the backend's package is not installed for the script's Python.
 _backend = os.environ.get("MPLBACKEND", "")

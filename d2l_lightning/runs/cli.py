@@ -23,6 +23,7 @@ from d2l_lightning.errors import InputError, without_password
 from d2l_lightning.runs.importing import stop_guarding
 from d2l_lightning.runs.limits import machine_limits
 from d2l_lightning.runs.parser import ConfigFile, SettingsParser, plain
+from d2l_lightning.runs.place import one_voice
 from d2l_lightning.runs.report import one_line, print_line
 from d2l_lightning.runs.run import Run
 from d2l_lightning.runs.streams import forgiving_streams
@@ -125,11 +126,14 @@ class Experiment:
             InputError: If something that was passed in is wrong.
             StoppedError: If a signal stops the run; its text says how far it was and how to resume it.
         """
-        arguments, run_arguments, config = self.parse(argv)
+        with one_voice():
+            arguments, run_arguments, config = self.parse(argv)
         command = self._command(argv)
         sys.argv[:] = map(without_password, sys.argv)  # Weights & Biases keeps them
         with machine_limits(arguments):
             run = Run(self.name, config, source=self.folder, command=command, **run_arguments)
+            if run.finished and not run.is_first:
+                return
             if run.finished:
                 print_line(f"{self.name}: the run in {run.folder} is finished; there is nothing to resume")
                 return

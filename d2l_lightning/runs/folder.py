@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -11,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from d2l_lightning.distributed.group import broadcast
 from d2l_lightning.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -181,6 +183,10 @@ class RunFolder:
         except (OSError, NotImplementedError):
             pass  # a file system without locks
 
+    def share(self) -> None:
+        """Take what process 0 of several found out about the folder."""
+        self.resuming, self.finished, self._target = broadcast((self.resuming, self.finished, self._target))
+
     def create(self) -> None:
         """Create the folder; remove what an unfinished run left, unless it goes on.
 
@@ -310,6 +316,30 @@ class RunFolder:
             shutil.rmtree(new, ignore_errors=True)  # the manifest last
             del self._marks["moving"]
             self._write()
+
+
+class NoRunFolder(RunFolder):
+    """The run folder in the processes of a run that write nothing.
+
+    Args:
+        path: The folder of the first process, if it is known.
+        experiment: The experiment's name.
+    """
+
+    def __init__(self, path: Path | None, experiment: str) -> None:
+        self.path = self._target = path or Path("runs", experiment)
+        self.resuming = self.finished = False
+
+    def _nothing(self, *_: Any, **__: Any) -> None:
+        """Do nothing."""
+
+    create = abandon = end = close = clear = record = replace = _nothing
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """Yield a path to write to; the file is removed."""
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, Path(name).name)
 
 
 def _inside(name: str) -> bool:

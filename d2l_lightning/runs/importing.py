@@ -23,6 +23,9 @@ def guard_imports() -> None:
     global _collection_paused
     if not _runs_an_experiment():
         return
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):  # libraries read them as they are imported
+        if not os.environ.get(name, "0").isdecimal():
+            _end(f"the environment variable {name} must be a number from 0 on, not {os.environ[name]!r}", 2)
     try:
         Path.cwd()
     except FileNotFoundError:

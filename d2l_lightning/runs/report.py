@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from d2l_lightning.distributed.group import process
 from d2l_lightning.errors import printable, without_password
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class Report:
 
 
 def print_table(table: Table) -> None:
-    """Print a table with its note."""
+    """Print a table with its note; of several processes, the first one does."""
+    if process() > 0:
+        return
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -81,19 +84,27 @@ def _number(value: float) -> str:
 
 
 def print_line(text: str) -> None:
-    """Print a line."""
-    print(printable(text), flush=True)
+    """Print a line; of several processes, the first one does."""
+    if process() == 0:
+        print(printable(text), flush=True)
 
 
 def print_progress(text: str) -> None:
     """Print a line about the progress of a run to stderr."""
-    print(printable(text), file=sys.stderr, flush=True)
+    if process() == 0:
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def print_warning(text: str) -> None:
-    """Print a warning to stderr, as one line."""
+    """Print a warning to stderr, as one line; of several processes, the first one does."""
+    if process() == 0:
+        print_error(f"warning: {text}")
+
+
+def print_error(text: str) -> None:
+    """Print a text to stderr as one line, whichever process this is."""
     with suppress(OSError, ValueError):
-        print(one_line(f"warning: {text}"), file=sys.stderr, flush=True)
+        print(one_line(text), file=sys.stderr, flush=True)
 
 
 def one_line(text: str) -> str:
@@ -112,7 +123,9 @@ def attempt(what: str) -> Iterator[None]:
 
 
 def track(items: Iterable[Item], description: str) -> Iterable[Item]:
-    """Iterate over items with a progress bar on stderr."""
+    """Iterate over items with a progress bar on stderr, in the first of several processes."""
+    if process() > 0:
+        return items
     from rich.console import Console
     from rich.progress import track as rich_track
 
@@ -141,12 +154,15 @@ def results_text(
     return without_password(text) + "\n"
 
 
-def environment(seed: int, device: torch.device, threads: int, source: Path) -> dict[str, Any]:
-    """Return what results may depend on: device, threads, platform, seed, versions, commit of ``source``."""
+def environment(
+    seed: int, device: torch.device, processes: int, threads: int, source: Path
+) -> dict[str, Any]:
+    """Return what results may depend on: device, platform, seed, versions, commit of ``source`` and so on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
         "device": str(device),
         "device_name": name or platform.machine(),
+        "processes": processes,
         "threads": threads,
         "platform": platform.platform(),
         "seed": seed,

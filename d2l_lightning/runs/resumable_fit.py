@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -102,10 +104,12 @@ class ResumableFit(NoStepHooks, Callback):  # type: ignore[misc]
             self._go_on(trainer, self.saved)
             self.saved = None
         elif trainer.fit_loop.epoch_progress.current.completed > 0:
-            if self.state.due or self.signals.received is not None:
+            if self.signals.agree(self.state.due) or self.signals.agreed:
                 self._save(trainer, finished=False)
             self.flush()
-        self.signals.check()
+            self.signals.stop()
+        else:
+            self.signals.check()
 
     def _go_on(self, trainer: Trainer, saved: SavedFit) -> None:
         """Put the loops and the random number generators into the state in which the next epoch began."""
@@ -139,7 +143,7 @@ class ResumableFit(NoStepHooks, Callback):  # type: ignore[misc]
     def _save(self, trainer: Trainer, finished: bool) -> None:
         self._entry = {**self._describe(trainer), "finished": finished}
         with unless_the_disk_is_full():
-            self.state.write(self.place, self._entry, trainer.save_checkpoint)
+            self.state.write(self.place, self._entry, partial(_save_alone, trainer))
         self._entry = {}
 
     def on_save_checkpoint(
@@ -150,6 +154,11 @@ class ResumableFit(NoStepHooks, Callback):  # type: ignore[misc]
             return
         checkpoint[ENTRY] = self._entry
         checkpoint.pop(pl_module.CHECKPOINT_HYPER_PARAMS_KEY, None)  # may be objects; not needed to go on
+
+
+def _save_alone(trainer: Any, path: Path) -> None:
+    """Save a checkpoint in this process alone: ``Trainer.save_checkpoint`` waits for the others."""
+    trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(), path)
 
 
 @contextmanager

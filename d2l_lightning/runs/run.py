@@ -1,6 +1,7 @@
 """A run: the context that ties an experiment to its seed, its folder, its trackers and its report."""
 
 import logging
+import os
 import shlex
 import time
 import warnings
@@ -8,16 +9,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, seed_everything
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 
 from d2l_lightning.callbacks.history import History
 from d2l_lightning.callbacks.progress import EpochProgressBar
-from d2l_lightning.errors import InputError, absolute_path
+from d2l_lightning.ensemble.single import step_graph
+from d2l_lightning.ensemble.stacked import StackedModule
+from d2l_lightning.errors import InputError, absolute_path, require_positive
 from d2l_lightning.models.base import SupervisedModule
 from d2l_lightning.models.execution import (
     StepsPerExecution,
@@ -26,14 +30,17 @@ from d2l_lightning.models.execution import (
 )
 from d2l_lightning.runs.checkpoints import save_checkpoint
 from d2l_lightning.runs.fit import Fit
-from d2l_lightning.runs.folder import CONFIG, RESULTS, RunFolder
+from d2l_lightning.runs.folder import CONFIG, RESULTS, NoRunFolder, RunFolder
 from d2l_lightning.runs.heartbeat import Heartbeat
 from d2l_lightning.runs.memory import keep_freed_memory
 from d2l_lightning.runs.paths import literal_paths
+from d2l_lightning.runs.place import one_voice, place_of
+from d2l_lightning.runs.processes import Processes
 from d2l_lightning.runs.report import (
     Table,
     attempt,
     environment,
+    print_error,
     print_line,
     print_table,
     results_text,
@@ -57,6 +64,10 @@ IGNORED = (
     ".*across ranks is zero",  # no validation rows were asked for
     ".*have no `(validation_step|val_dataloader)`",
     ".*LeafSpec",  # with torch >= 2.14
+    ".*GPU available but not used",  # other Trainers compute on the CPU
+    ".*sync_dist=True",  # what is logged is the same in all processes
+    ".*lr_scheduler.step.. before .optimizer.step",  # with scaled gradients, the first step may be skipped
+    ".*AMP with fp16 is not supported on CPU",  # it is, see make_trainer
 )
 
 
@@ -83,6 +94,8 @@ class Run:
         steps_per_execution: How many minibatches one call of `training_step` trains on, with the same results
             in less time; the rest of an epoch at most. With `auto`, a whole epoch, or 1 where a callback or
             another flag needs every step.
+        cuda_graphs: Whether a GPU replays steps as CUDA graphs, with the same results in less time. With
+            `auto`, where it is possible.
         threads: The number of threads that PyTorch computes with. If not given, that of OMP_NUM_THREADS, or
             for each fit as many as its work is large enough for, within the CPUs that the run may use.
         wandb_project: The project on Weights & Biases. If not given, that of the environment variable
@@ -91,7 +104,9 @@ class Run:
             (offline), or nothing (disabled). If not given, that of the environment variable WANDB_MODE, or
             online.
         source: The folder of the experiment's code, whose git commit is reported.
-        command: The command line that starts the run, for messages.
+        command: The command line that starts the run.
+        join_timeout: Seconds to wait for the other processes of the run, where several devices or nodes train
+            together.
         trainer_flags: Flags of Lightning's Trainer.
 
     Attributes:
@@ -116,52 +131,75 @@ class Run:
         resume: bool = False,
         checkpoint_every: float = 30.0,
         steps_per_execution: StepsPerExecution = "auto",
+        cuda_graphs: bool | Literal["auto"] = "auto",
         threads: int | None = None,
         wandb_project: str | None = None,
         wandb_mode: WandbMode | None = None,
         source: Path | None = None,
         command: str = "",
+        join_timeout: float = 300.0,
         **trainer_flags: Any,
     ) -> None:
-        if not 0 <= seed < 2**32:
-            raise InputError(f"--seed must be from 0 to {2**32 - 1}, not {seed}")
         self.experiment, self.seed, self.logger = experiment, seed, logger
-        self._threads = Threads(threads)
         self.wandb_project, self.wandb_mode = wandb_project, wandb_mode
         self.trainer_flags = trainer_flags
         self.trainer_flags.update({flag: LEAN[flag] for flag in LEAN if trainer_flags.get(flag) is None})
-        check_flags(self.trainer_flags)
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        with one_voice():
+            if not 0 <= seed < 2**32:
+                raise InputError(f"--seed must be from 0 to {2**32 - 1}, not {seed}")
+            if not checkpoint_every >= 0:
+                raise InputError(f"--checkpoint_every must not be negative; it is {checkpoint_every}")
+            require_positive(**{"--join_timeout": join_timeout})
+            require_steps_per_execution(steps_per_execution, "--steps_per_execution")
+            check_flags(self.trainer_flags)
+            place = place_of(self.trainer_flags)
+            rank_zero_only.rank = place.rank  # type: ignore[attr-defined]  # Lightning takes any variable's
+            self._threads = Threads(threads, place.local_size)
+            self._processes = Processes(place, command, join_timeout, self._lose)
         self.config = config or _settings(seed, logger, trainer_flags)
-        require_steps_per_execution(steps_per_execution, "--steps_per_execution")
-        self.steps_per_execution = steps_per_execution
+        self.steps_per_execution, self._cuda_graphs = steps_per_execution, cuda_graphs
         self._began = time.perf_counter()
         self._source = source or Path.cwd()
         self._device = torch.device("cpu")
         self._fits: set[str] = set()
         self._trackers: list[Tracker] | None = None
-        if not checkpoint_every >= 0:
-            raise InputError(f"--checkpoint_every must not be negative; it is {checkpoint_every}")
         self._command_line = command
         self._literal_paths = literal_paths()
-        run_dir = None if run_dir is None else absolute_path(run_dir)
-        self._files = RunFolder(run_dir, experiment, overwrite, resume, self._command)
-        if self.trial and self._files.path != self._files.target:
-            self._files.close()
-            raise InputError(
-                "a trial run (--fast_dev_run) does not replace a finished run; give another folder"
-            )
-        self._state = RunState(self._files, checkpoint_every)
-        self._signals = StopSignals()
         self._fit: Fit | None = None
         self.progress = self.group = ""
         self._heartbeat = Heartbeat(self._progress)
-        self._done = False
-        if self._files.resuming or self._files.finished:
-            try:
-                require_same_config(self._files.path, self.config, self._files.finished)
-            except InputError:
-                self._files.close()
-                raise
+        self._done = self._together = False
+        self._signals = StopSignals(self._processes)
+        with self._processes.closed_on_error():
+            if self._processes.join_early:
+                self._processes.join()
+            self._files = self._open_folder(run_dir, overwrite, resume)
+            self._state = RunState(self._files, checkpoint_every)
+            self._shared = self._processes.joined
+            if self._shared:
+                self._files.share()
+            if self.finished:
+                self._processes.wait()
+                self._processes.close()
+
+    def _open_folder(self, run_dir: str | Path | None, overwrite: bool, resume: bool) -> RunFolder:
+        """Return the run folder; in processes other than the first, one that nothing is written to."""
+        run_dir = None if run_dir is None else absolute_path(run_dir)
+        if not self._processes.is_first:
+            return NoRunFolder(run_dir, self.experiment)
+        files = RunFolder(run_dir, self.experiment, overwrite, resume, self._command)
+        try:
+            if self.trial and files.path != files.target:
+                raise InputError(
+                    "a trial run (--fast_dev_run) does not replace a finished run; give another folder"
+                )
+            if files.resuming or files.finished:
+                require_same_config(files.path, self.config, files.finished)
+        except InputError:
+            files.close()
+            raise
+        return files
 
     @property
     def folder(self) -> Path:
@@ -179,6 +217,16 @@ class Run:
         return self._trackers is not None
 
     @property
+    def is_first(self) -> bool:
+        """Whether this is the first of the processes of the run, which alone writes and prints."""
+        return self._processes.is_first
+
+    @property
+    def num_processes(self) -> int:
+        """The number of processes that train together."""
+        return self._processes.place.size
+
+    @property
     def trial(self) -> bool:
         """Whether the flag ``fast_dev_run`` limits training to a few batches, which makes no product."""
         return bool(self.trainer_flags.get("fast_dev_run"))
@@ -186,15 +234,16 @@ class Run:
     def __enter__(self) -> "Run":
         if self.finished:
             raise InputError(f"the run in {self.folder} is finished; there is nothing to resume")
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         self._literal_paths.__enter__()
         for message in IGNORED:
             warnings.filterwarnings("ignore", message)
+        if not self.is_first:
+            warnings.simplefilter("ignore")  # the first process has the same
         seed_everything(self.seed, workers=True, verbose=False)
         self._threads.__enter__()
         keep_freed_memory()
         self._signals.__enter__()
-        if self.trainer_flags.get("enable_progress_bar") is not False:
+        if self.trainer_flags.get("enable_progress_bar") is not False and self.is_first:
             self._heartbeat.__enter__()
         return self
 
@@ -211,6 +260,9 @@ class Run:
             InputError: If the folder cannot be created or Weights & Biases does not start.
         """
         if self._trackers is not None:
+            return
+        if not self.is_first:
+            self._trackers = []
             return
         self._files.create()
         self._state.load(self.trainer_flags.get("max_epochs"))
@@ -230,6 +282,18 @@ class Run:
             raise
         with self.file(CONFIG) as path:
             path.write_text(self.config, encoding="utf-8")
+
+    def _join(self) -> None:
+        """Start together with the other processes, if there are any; a second call does nothing."""
+        if self.num_processes == 1 or self._together:
+            return
+        if not self._shared:
+            self._processes.join()
+            self._files.share()
+            self._shared = True
+        self.start()  # the run may have started before
+        self._state.share()
+        self._together = True
 
     def fit(
         self,
@@ -270,11 +334,15 @@ class Run:
         if name in self._fits:
             raise ValueError(f"the run has a fit {name!r} already")
         title = name.replace("_", " ") if title is None else title
-        bar = [] if self.trainer_flags.get("enable_progress_bar") is False else [EpochProgressBar(title)]
-        trainer = make_trainer(self.folder, [*callbacks, *bar], name, **self.trainer_flags)
+        self._join()
+        shown = self.trainer_flags.get("enable_progress_bar") is not False and self.is_first
+        bar = [EpochProgressBar(title)] if shown else []
+        flags = {**self.trainer_flags, "enable_progress_bar": shown}
+        trainer = make_trainer(self.folder, [*callbacks, *bar], name, **flags)
         check_batches(self.trainer_flags, data)
         if self.steps_per_execution != "auto":
             model.steps_per_execution = self.steps_per_execution
+        self._use_cuda_graphs(trainer, model)
         require_whole_steps(trainer, model)
         self.start()
         if self.trainer_flags.get("profiler"):
@@ -300,6 +368,7 @@ class Run:
         self._fit = fit
         with fit.stopping(), self._signals.deferred():
             resumable.fit(trainer, model, data)
+            model.step_graph = None  # its memory on the GPU
             if trainer.global_step == 0:
                 raise InputError(f"the flags end the fit of the {title} before its first step")
             epochs, last = trainer.max_epochs or 0, trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
@@ -310,6 +379,14 @@ class Run:
             resumable.finish(trainer, save=not trial)
             self._signals.check()
         return fit
+
+    def _use_cuda_graphs(self, trainer: Trainer, model: SupervisedModule) -> None:
+        if self._cuda_graphs != "auto":
+            model.cuda_graphs = self._cuda_graphs
+        if not isinstance(model, StackedModule):
+            model.step_graph = step_graph(model, trainer)
+        elif model.cuda_graphs is True:
+            model.require_cuda_graphs(trainer)
 
     def train(
         self,
@@ -334,12 +411,14 @@ class Run:
             InputError: As ``fit``.
             StoppedError: If the user stops the run.
         """
+        self._join()
         flags = {**self.trainer_flags, "enable_progress_bar": False}
         trainer = make_trainer(self.folder, callbacks, title, **flags)
         trainer.limit_val_batches = 0
         check_batches(flags, data)
         if self.steps_per_execution != "auto":
             model.steps_per_execution = self.steps_per_execution
+        self._use_cuda_graphs(trainer, model)
         require_whole_steps(trainer, model)
         self.start()
         self._device = trainer.strategy.root_device
@@ -353,6 +432,7 @@ class Run:
         fit = Fit(title, model, data, trainer, History(), self._signals)
         with fit.stopping(), self._signals.deferred():
             trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+            model.step_graph = None
             self._signals.check()
 
     def prefer_threads(self, number: int) -> None:
@@ -369,7 +449,8 @@ class Run:
         own: dict[str, Any] = {"experiment": self.experiment, "config": self.config, "seed": self.seed}
         own |= {"logger": self.logger, "threads": self._threads.number, "source": self._source}
         own |= {"wandb_project": self.wandb_project, "wandb_mode": self.wandb_mode}
-        return {**own, "steps_per_execution": self.steps_per_execution, **self.trainer_flags}
+        own |= {"steps_per_execution": self.steps_per_execution, "cuda_graphs": self._cuda_graphs}
+        return {**own, **self.trainer_flags}
 
     @property
     def device(self) -> torch.device:
@@ -450,6 +531,10 @@ class Run:
             left_out = f"; {made} is not written" if made else ""
             notes = [*notes, f"This is a trial run (--fast_dev_run): the results mean nothing{left_out}."]
             products = None
+        if not self.is_first:
+            for _ in tables:  # what makes them may need all processes
+                pass
+            return
         for name, product in (products or {}).items():
             with self.file(name) as path:
                 product.to_csv(path, index=False)
@@ -461,7 +546,7 @@ class Run:
             self.experiment,
             results,
             seconds,
-            environment(self.seed, self._device, self._threads.most, self._source),
+            environment(self.seed, self._device, self.num_processes, self._threads.most, self._source),
             self.trial,
         )
         with self.file(RESULTS) as path:
@@ -503,25 +588,49 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stop: StoppedError | None = error if isinstance(error, StoppedError) else None
-        if stop is None and self._signals.stops(error):
+        gone = self._processes.is_gone(error)
+        if stop is None and (self._signals.stops(error) or (gone and self._signals.received is not None)):
             stop = self._signals.stopped("outside of training" if self.started else "before training")
         try:
             # 128 plus the signal, as the exit status of a shell and of `run_experiment`.
             self._close(0 if error is None else 1 if stop is None else 128 + stop.signum)
+            gone = gone or (error is None and not self._processes.wait())
         except BaseException as later:
             if not self._signals.stops(later):
                 raise
             stop = stop or self._signals.stopped("while it ended")
         finally:
+            self._signals.ignore()
+            prints = self.is_first
+            if gone or isinstance(error, Exception) or (stop is not None and prints):
+                prints = self._processes.may_print_error() or (stop is not None and prints)
+            self._processes.close(failed=error is not None or gone or stop is not None)
             self._literal_paths.__exit__(kind, error, trace)
             self._heartbeat.__exit__()
             self._signals.__exit__(kind, error, trace)
             self._threads.__exit__()
+        if (error is not None or gone or stop is not None) and not prints:
+            raise SystemExit(2 if stop is None else 128 + stop.signum) from None
         if stop is not None:
-            left = f"nothing was written to {self.folder}"
-            if self.started:
-                left = f"to go on: {self._command(self._files.target)}"
-            raise stop.with_advice(left) from error
+            raise stop.with_advice(self._advice()) from error
+        if gone:
+            raise InputError(f"another process of the run ended; {self._advice()}") from error
+        if error is None and self._processes.ends_with_run:
+            raise SystemExit(0)
+
+    def _lose(self, rank: int) -> None:
+        """End this process, because another one gives no sign of life and the main thread may wait for it."""
+        if self._processes.may_print_error():
+            text = f"{self.experiment}: process {rank} of the run is lost; {self._advice()}"
+            print_error(text)
+        self._processes.kill()
+        os._exit(2)
+
+    def _advice(self) -> str:
+        """Return what to do after the run was stopped."""
+        if not self.started:
+            return f"nothing was written to {self.folder}"
+        return f"to go on: {self._command(self._files.target)}"
 
     def _command(self, folder: Path) -> str:
         """Return how to resume the run in a folder."""

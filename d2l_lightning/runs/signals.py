@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from d2l_lightning.runs.processes import Processes
+
 # Seconds that an epoch has to end after the first signal. Docker kills after 10 s, Kubernetes after 30.
 GRACE = 8.0
 
@@ -36,15 +38,23 @@ class _SignalError(BaseException):
 class StopSignals:
     """A context in which SIGINT, SIGTERM, SIGHUP and, in a SLURM job, SIGUSR1 stop the run.
 
-    Signals that are ignored when the context begins, as SIGHUP under ``nohup``, stay ignored.
+    Signals that are ignored when the context begins, as SIGHUP under ``nohup``, stay ignored. A signal that
+    one of several processes receives stops all of them.
+
+    Args:
+        processes: The processes of the run; this one alone if not given.
 
     Attributes:
         received: The number of the first signal; None before it.
+        agreed: The number of a signal after which all processes stop; 0 if there is none. A process may
+            receive one right after they agreed to go on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes | None = None) -> None:
+        self._processes = processes
         self.received: int | None = None
-        self._deferred = False
+        self.agreed = 0
+        self._deferred = self._ignores = False
         self._before: dict[int, Any] = {}
         self._timer: threading.Timer | None = None
 
@@ -56,27 +66,49 @@ class StopSignals:
                     self._before[signum] = signal.signal(signum, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def ignore(self) -> None:
+        """Ignore signals from now on."""
+        self._ignores = True
         if self._timer is not None:
             self._timer.cancel()
+
+    def __exit__(self, *_: object) -> None:
+        self.ignore()
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before.clear()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._ignores:
+            return
         first, self.received = self.received is None, self.received or signum
         if not (first and self._deferred):
             raise _SignalError
         # Not print: the signal may have interrupted another print.
         with suppress(OSError):
-            os.write(2, b"\nstopping at the end of the epoch; a second signal stops at once\n")
+            if self._processes is None or self._processes.is_first:
+                os.write(2, b"\nstopping at the end of the epoch; a second signal stops at once\n")
         self._timer = threading.Timer(GRACE, _thread.interrupt_main, (signum,))
         self._timer.daemon = True
         self._timer.start()
 
+    def agree(self, wish: bool = False) -> bool:
+        """Agree whether to stop; return whether one of the processes has the wish. All call this."""
+        received = self.received or 0
+        wished, self.agreed = int(wish), received
+        if self._processes is not None:
+            wished, self.agreed = self._processes.most(wish, received)
+        return bool(wished)
+
     def check(self) -> None:
-        """Stop here if a signal was received."""
-        if self.received is not None:
+        """Stop here if a signal was received by one of the processes, which all call this."""
+        self.agree()
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop here if the processes agreed to."""
+        if self.agreed:
+            self.received = self.received or self.agreed
             raise _SignalError
 
     @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from d2l_lightning.distributed.group import broadcast, num_processes, process
 from d2l_lightning.errors import InputError
 from d2l_lightning.runs.folder import CONFIG, STATE, RunFolder, whole_file
 from d2l_lightning.runs.journal import Journal, Row
@@ -22,7 +23,7 @@ WANDB_ID = f"{STATE}wandb_id"
 # Flags that change no result; the number of threads may change last bits, which is a warning.
 _HOW = {
     *("checkpoint_every", "enable_progress_bar", "steps_per_execution", "threads"),
-    *("wandb_mode", "wandb_project"),
+    *("wandb_mode", "wandb_project", "devices", "num_nodes", "strategy", "join_timeout", "cuda_graphs"),
 }
 # The entry of a fit's checkpoint that Lightning does not have.
 ENTRY = "d2l_lightning"
@@ -107,6 +108,10 @@ class RunState:
                 break
         self._discard(len(self._saved))
 
+    def share(self) -> None:
+        """Take what process 0 has read, if there are several."""
+        self._saved, self.journal.rows = broadcast((self._saved, self.journal.rows))
+
     def begin(self, name: str) -> int:
         """Begin the next fit; return its place among the fits."""
         self._names.append(name)
@@ -126,13 +131,16 @@ class RunState:
         return time.monotonic() - self._saved_at >= self._seconds
 
     def write(self, place: int, entry: dict[str, Any], save: Callable[[Path], None]) -> None:
-        """Write the checkpoint of a fit.
+        """Write the checkpoint of a fit; of several processes, the first one does.
 
         Args:
             place: The place of the fit.
             entry: The fields of ``SavedFit``; the rows of the journal are added.
             save: Writes the checkpoint, with the entry, to a path.
         """
+        self._saved_at = time.monotonic()
+        if process() > 0:
+            return
         first = self._first_rows[place]
         entry |= {
             "versions": versions(),
@@ -146,7 +154,6 @@ class RunState:
             if path.exists() and path not in self._damaged:
                 path.replace(previous)
         self._damaged.discard(path)
-        self._saved_at = time.monotonic()
 
     def end(self, place: int) -> None:
         """Note that the fit is done: its rows are not saved again."""
@@ -180,11 +187,12 @@ class RunState:
 def versions() -> dict[str, str]:
     """Return what the last bits of a fit depend on, beside its settings."""
     packages = {name: version(name) for name in ("torch", "lightning")}
-    return {**packages, "threads": str(torch.get_num_threads())}
+    return {**packages, "threads": str(torch.get_num_threads()), "processes": str(num_processes())}
 
 
 def _warn_of_other_versions(before: dict[str, str]) -> bool:
     now = versions()
+    before = {"processes": "1", **before}
     changed = ", ".join(
         f"{name} {before.get(name)} -> {now[name]}" for name in now if now[name] != before.get(name)
     )

@@ -25,17 +25,18 @@ class Threads:
 
     Args:
         number: The number for the whole run. If not given, ``choose`` sets that of each fit.
+        processes: The number of processes of the run on this machine, which share its CPUs.
 
     Raises:
         InputError: If the number is not positive or too large.
     """
 
-    def __init__(self, number: int | None = None) -> None:
+    def __init__(self, number: int | None = None, processes: int = 1) -> None:
         if number is not None:
             require_positive(**{"--threads": number})
             if number > MOST_THREADS:
                 raise InputError(f"--threads must be at most {MOST_THREADS}, not {number}")
-        self._number, self._before = number, torch.get_num_threads()
+        self._number, self._before, self._processes = number, torch.get_num_threads(), processes
         self._of_fits: list[int] = []
 
     def prefer(self, number: int) -> None:
@@ -75,7 +76,11 @@ class Threads:
         """Return the number that the user asks for, or PyTorch's within the CPUs that the run may use."""
         if self._number is not None:
             return self._number
-        return self._before if _chosen_by_user() else min(self._before, allowed_cpus())
+        return self._before if _chosen_by_user() else max(min(self._before, self._cpus()), 1)
+
+    def _cpus(self) -> int:
+        """Return the CPUs that this process may use."""
+        return allowed_cpus() // self._processes
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._before)

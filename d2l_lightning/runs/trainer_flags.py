@@ -10,10 +10,12 @@ from typing import Any, cast
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, Timer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from d2l_lightning.distributed.group import num_processes
+from d2l_lightning.distributed.strategy import DataParallelStrategy
 from d2l_lightning.errors import InputError, require_not_negative, require_positive
 
 # The Trainer's flags where they are not given: one device, and nothing that slows down a small model.
@@ -68,6 +70,8 @@ def check_flags(flags: Mapping[str, Any]) -> None:
     ends = numbers.keys() & {"max_steps", "fast_dev_run"} or "max_time" in given
     if given.get("max_epochs") == -1 and not ends:
         raise InputError("--max_epochs -1 trains without end; give --max_steps or --max_time too")
+    if given.get("devices") in (0, "0", []):
+        raise InputError(f"--devices must be a number of devices from 1 on, or auto, not {given['devices']}")
     if given.get("model_registry"):
         raise InputError("--model_registry has no effect: no checkpoint is uploaded")
     if given.get("overfit_batches"):  # Lightning would take single rows, or go on shuffling
@@ -119,6 +123,12 @@ def make_trainer(
         if profiler not in PROFILERS:
             raise InputError(f"--profiler must be one of {', '.join(PROFILERS)}, not {profiler!r}")
         trainer_flags["profiler"] = PROFILERS[profiler](dirpath=folder / "profiler", filename=name)
+    strategy = trainer_flags.get("strategy")
+    if strategy not in (None, "auto") and not (
+        strategy == "ddp" or str(strategy).startswith("ddp_find_unused")
+    ):
+        raise InputError(f"--strategy {strategy} cannot be used; take ddp, with which each process has all")
+    trainer_flags["strategy"] = "auto" if num_processes() == 1 else DataParallelStrategy()
     try:
         trainer = Trainer(
             logger=False,
@@ -131,18 +141,13 @@ def make_trainer(
         )
     except Exception as error:  # Lightning raises errors of many types here
         raise InputError(f"{_culprit(trainer_flags)}{error}") from error
+    if trainer_flags.get("precision") == "16-mixed" and trainer.strategy.root_device.type == "cpu":
+        trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu")  # Lightning takes bfloat16
     timers = [each for each in cast(Any, trainer).callbacks if isinstance(each, Timer)]
     if any((timer.time_remaining() or 0) <= 0 for timer in timers):
         raise InputError(f"--max_time {trainer_flags['max_time']} leaves no time to train")
     if trainer.gradient_clip_algorithm is not None and trainer.gradient_clip_val is None:
         raise InputError("--gradient_clip_algorithm has no effect without --gradient_clip_val")
-    if trainer.world_size > 1:
-        raise InputError(
-            f"--devices and --num_nodes ask for {trainer.world_size} devices; models train on one here"
-        )
-    if not isinstance(trainer.strategy, SingleDeviceStrategy):  # it would start processes or open ports
-        strategy = trainer_flags.get("strategy")
-        raise InputError(f"--strategy {strategy} is for several devices; models train on one here")
     return trainer
 
 

@@ -81,7 +81,7 @@ CASES = {
         (["--sampler", "grid"], "the search space is not finite: lr, weight_decay, dropout"),
         (["--k", "1"], "search_house: k must be from 2 to the number of training rows, 1460; it is 1"),
         (["--final_models", "0"], "final_models must be positive, not 0"),
-        (["--devices", "2"], "models train on one here"),
+        (["--devices", "4096"], "more than the CPUs of this machine"),
         (["--storage", "sqlite://"], "cannot be used (it has no file)"),
         (["--folds", "group:Nowhere"], "lacks the column 'Nowhere' of the groups"),
         (["--max_steps", "5"], "--max_steps 5 has no effect"),

@@ -121,6 +121,7 @@ def test_a_warning_is_printed_if_the_machine_is_not_idle(
     ("flags", "message"),
     [
         (["kaggle_house", "--repeats", "0"], "must be positive"),
+        (["whole_job", "--accelerator", "gpu"], "--accelerator gpu: "),
         (["abacus"], "job: "),
         ([], "job"),
     ],

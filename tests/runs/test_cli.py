@@ -180,7 +180,7 @@ BAD_FLAGS = {
     "no such config": (["--config", "nowhere.yaml"], "nowhere.yaml"),
     "no such accelerator": (["--accelerator", "abacus"], "abacus"),
     "no such precision": (["--precision", "7"], "precision"),
-    "two devices": (["--accelerator", "cpu", "--devices", "2"], "ask for 2 devices"),
+    "too many devices": (["--accelerator", "cpu", "--devices", "4096"], "more than the CPUs of this machine"),
     "wrong clipping": (["--gradient_clip_algorithm", "scissors"], "scissors"),
 }
 

@@ -108,3 +108,16 @@ def test_sigterm_ends_the_imports_of_the_first_process_of_a_container(
         for number, handler in before.items():
             signal.signal(number, handler)
     assert ended == [("stopped before anything was done", 143)]
+
+
+def test_a_number_that_libraries_read_as_they_are_imported_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def end(text: str, status: int) -> None:
+        raise SystemExit(f"{text} {status}")
+
+    monkeypatch.setattr(importing, "_runs_an_experiment", lambda: True)
+    monkeypatch.setattr(importing, "_end", end)
+    monkeypatch.setenv("LOCAL_RANK", "x")
+    with pytest.raises(SystemExit, match="LOCAL_RANK must be a number from 0 on, not 'x' 2"):
+        importing.guard_imports()

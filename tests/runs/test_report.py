@@ -49,9 +49,9 @@ def test_a_tables_name_leaves_out_settings(title: str, name: str) -> None:
 
 
 def test_the_environment_names_device_seed_threads_and_versions(tmp_path: Path) -> None:
-    found = environment(3, torch.device("cpu"), 5, tmp_path)
+    found = environment(3, torch.device("cpu"), 2, 5, tmp_path)
     assert (found["device"], found["seed"]) == ("cpu", 3)
-    assert found["threads"] == 5
+    assert (found["processes"], found["threads"]) == (2, 5)
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
 
 

@@ -109,6 +109,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"accumulate_grad_batches": 2},
     {"max_steps": 11, "max_epochs": -1},
     {"precision": "64-true"},
+    {"precision": "16-mixed"},
     {"checkpoint_every": 1e9},
     {"logger": "tensorboard"},
     {"logger": "none"},
