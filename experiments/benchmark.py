@@ -22,6 +22,8 @@ from d2l_lightning.runs.report import Table, print_line, print_warning, track
 from d2l_lightning.runs.run import Run
 from d2l_lightning.runs.trainer_flags import refuse_flags
 
+import torch
+
 JOBS: dict[str, type[Job]] = {
     "kaggle_house": HouseFolds,
     "kaggle_house_mlp": PerceptronFolds,
@@ -56,21 +58,21 @@ def main(
 
     Args:
         run: The run.
-        job: What to time, on the CPU, from the same weights and on the same batches. This project always
-            trains in a run with the defaults of its experiments. `kaggle_house`: the 5-fold cross-validation
-            of Section 4.10 as one stacked fit, as the same by a Trainer alone, as a PyTorch loop over the
-            folds, and with a plain Trainer for each fold. `kaggle_house_mlp`: the perceptron of
-            configs/kaggle_house_mlp.yaml and the loop; dropout masks differ, so metrics agree only roughly.
-            `many_folds`: 50 folds and 5, which have other metrics. `whole_job`: kaggle_house.py and a script
-            in plain PyTorch that does the same, as processes. `shared_machine`: the cross-validation and
-            Section 4.3's perceptron, idle and while another process keeps each core busy, and PyTorch loops.
-            `linear_regression`: a step of Section 3.5's model with and without the Trainer, the same for a
-            module that does nothing, and with a progress board. `weight_decay`: a path of 32 lambdas with the
-            settings of Section 4.5 as one stacked fit, and as 32 fits in turn. `fashion_mnist`: Section 4.3's
-            perceptron with validation, as a PyTorch loop over tensors in memory, and in plain Lightning with
-            torchvision's dataset. `search`: 64 settings of a house perceptron on 5 folds, with and without
-            pruning, with two workers, as a stacked fit for each setting, and as plain Optuna with a Trainer
-            for each fold.
+        job: What to time, on the CPU or, with `--accelerator gpu`, on a GPU, from the same weights and on the
+            same batches. This project always trains in a run with the defaults of its experiments.
+            `kaggle_house`: the 5-fold cross-validation of Section 4.10 as one stacked fit, as the same by a
+            Trainer alone, as a PyTorch loop over the folds, and with a plain Trainer for each fold.
+            `kaggle_house_mlp`: the perceptron of configs/kaggle_house_mlp.yaml and the loop; dropout masks
+            differ, so metrics agree only roughly. `many_folds`: 50 folds and 5, which have other metrics.
+            `whole_job`: kaggle_house.py and a script in plain PyTorch that does the same, as processes.
+            `shared_machine`: the cross-validation and Section 4.3's perceptron, idle and while another
+            process keeps each core busy, and PyTorch loops. `linear_regression`: a step of Section 3.5's
+            model with and without the Trainer, the same for a module that does nothing, and with a progress
+            board. `weight_decay`: a path of 32 lambdas with the settings of Section 4.5 as one stacked fit,
+            and as 32 fits in turn. `fashion_mnist`: Section 4.3's perceptron with validation, as a PyTorch
+            loop over tensors in memory, and in plain Lightning with torchvision's dataset. `search`: 64
+            settings of a house perceptron on 5 folds, with and without pruning, with two workers, as a
+            stacked fit for each setting, and as plain Optuna with a Trainer for each fold.
         repeats: How often each implementation is timed, in turn.
         epochs: Epochs of each fit; if not given, 100, or 1 of Fashion-MNIST, or 60 of `search`.
             `shared_machine` trains the perceptron for a hundredth of them, and 1 at least.
@@ -79,6 +81,7 @@ def main(
     require_positive(repeats=repeats, epochs=1 if epochs is None else epochs)
     epochs = JOBS[job].default_epochs if epochs is None else epochs
     scripts = Path(__file__).parent
+    device = JOBS[job].device_of(run)
     run.start()
     run.record("metrics/")
     load = machine_load()
@@ -102,11 +105,15 @@ def main(
         )
         for name, times in seconds.items()
     ]
-    title = f"{timed.title}, {epochs} epochs, {repeats} runs each"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    title = f"{timed.title}, {epochs} epochs, {repeats} runs each, on {name}"
     numbers = {**ratios, **others}.items()
     note = "; ".join(f"{name.replace('_', ' ')} {number:.3f}" for name, number in numbers)
     run.finish(
-        {"ratios": ratios, **others, "seconds": seconds, "figures": metrics, "load": asdict(load)},
+        {
+            **{"ratios": ratios, **others, "seconds": seconds, "figures": metrics, "load": asdict(load)},
+            "device": name,
+        },
         tables=[Table(title, (unit, "median", "from", "to", *shown), rows, note)],
     )
 

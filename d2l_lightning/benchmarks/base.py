@@ -33,7 +33,7 @@ Implementation = Callable[[], Metrics]
 
 
 class Job:
-    """One piece of work, done by several implementations on the CPU.
+    """One piece of work, done by several implementations on the CPU or, if the job can, on a GPU.
 
     They start from the same weights and take the same batches, in a run that has been started. ``scripts`` is
     the folder of the experiments.
@@ -45,6 +45,11 @@ class Job:
         steps: The number of steps of each implementation, if times are shown per step.
         default_epochs: Epochs of each fit if the user chooses none.
         warm_up: Whether each implementation is called once before it is timed: imports are not timed then.
+        on_gpu: Whether the job can be timed on a GPU.
+        device: Where it is timed.
+
+    Raises:
+        InputError: If the run has another accelerator than the CPU, and the job cannot be timed there.
     """
 
     title: str
@@ -53,13 +58,30 @@ class Job:
     steps: int | None = None
     default_epochs = 100
     warm_up = True
+    on_gpu = False
 
     def __init__(self, run: Run, epochs: int, scripts: Path) -> None:
         self.run, self.epochs, self.seed, self.scripts = run, epochs, run.seed, scripts
+        self.device = self.device_of(run)
+
+    @classmethod
+    def device_of(cls, run: Run) -> torch.device:
+        """Return the device on which the job is timed: the CPU, unless the run's flags say another."""
+        accelerator = run.trainer_flags.get("accelerator") or "auto"
+        device = torch.device("cpu") if accelerator == "auto" else run.device
+        if device.type != "cpu" and not cls.on_gpu:
+            raise InputError(f"--accelerator {accelerator}: this job is timed on the CPU")
+        return device
+
+    @property
+    def accelerator(self) -> str:
+        """The device as a flag of the Trainer."""
+        return {"cuda": "gpu"}.get(self.device.type, self.device.type)
 
     def ratios(self, medians: Mapping[str, float]) -> dict[str, float]:
         """Return ratios of median seconds, by name: this project's divided by each baseline's."""
-        return {name: medians["this project"] / medians[other] for name, other in self.baselines.items()}
+        timed = {name: other for name, other in self.baselines.items() if other in medians}
+        return {name: medians["this project"] / medians[other] for name, other in timed.items()}
 
     def clock(self, name: str) -> Callable[[], float]:
         """Return the clock of an implementation, in seconds."""
@@ -78,7 +100,8 @@ class Job:
     ) -> None:
         """Train a model in a run of its own, with the defaults of this project's experiments."""
         folder = self.run.folder / "metrics" / name
-        flags: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "overwrite": True}
+        flags: dict[str, Any] = {"accelerator": self.accelerator, "enable_progress_bar": False}
+        flags["overwrite"] = True
         with Run(name, seed=self.seed, run_dir=folder, max_epochs=self.epochs, **flags) as run:
             run.fit(name, model, data, callbacks=callbacks)
 
@@ -86,7 +109,8 @@ class Job:
         """Return a plain Trainer that logs to ``metrics/NAME`` in the run folder."""
         logger = CSVLogger(self.run.folder / "metrics", name=name, version="")
         quiet = dict.fromkeys(("enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
-        return Trainer(accelerator="cpu", max_epochs=self.epochs, logger=logger, **{**quiet, **flags})
+        flags = {"accelerator": self.accelerator, "devices": 1, **quiet, **flags}
+        return Trainer(max_epochs=self.epochs, logger=logger, **flags)
 
     def lean_trainer(self, name: str, **flags: Any) -> Trainer:
         """Return a Trainer with the defaults of this project's runs."""
@@ -149,6 +173,12 @@ def output_of(command: Sequence[str], environment: Mapping[str, str] | None = No
     return done.stdout
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def time_in_turn(job: Job, turns: Iterable[int]) -> tuple[dict[str, list[float]], dict[str, Metrics]]:
     """Call all implementations once a turn; return the seconds of each call and the last metrics, by name."""
     seconds: dict[str, list[float]] = {name: [] for name in job.implementations}
@@ -159,8 +189,10 @@ def time_in_turn(job: Job, turns: Iterable[int]) -> tuple[dict[str, list[float]]
             torch.set_num_threads(THREADS)
             clock = job.clock(name)
             with job.surroundings(name):
+                wait_for(job.device)
                 start = clock()
                 metrics[name] = job.implementations[name]()
+                wait_for(job.device)
                 seconds[name].append(clock() - start)
     return seconds, metrics
 

@@ -25,6 +25,7 @@ class HouseFolds(Job):
     model: dict[str, Any] = {"lr": 5.0}  # noqa: RUF012
     title = "5-fold cross-validation on house prices"
     baselines: ClassVar = {"bare_loop": "bare loop", "trainer_per_fold": "Trainer a fold"}
+    on_gpu = True
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -65,19 +66,21 @@ class HouseFolds(Job):
 
     @without_lightning()
     def pytorch_loop(self) -> Metrics:
-        """Train one fold after the other by PyTorch alone, without logging."""
+        """Train one fold after the other by PyTorch alone, on tensors on the device, without logging."""
         metrics = []
         log_price = self.members[0].log_target
-        targets = self.y.log() if log_price else self.y
+        all_X, all_y = self.X.to(self.device), self.y.to(self.device)
+        targets = all_y.log() if log_price else all_y
         for fold, member in enumerate(self.members):
-            net = copy.deepcopy(member.net)
+            net = copy.deepcopy(member.net).to(self.device)
             optimizer = torch.optim.Adam(net.parameters(), lr=self.model["lr"])
-            X, y, X_val, y_val = (t[self.rows[s][fold]] for s in ("train", "val") for t in (self.X, self.y))
+            rows = [self.rows[stage][fold].to(self.device) for stage in ("train", "val")]
+            X, y, X_val, y_val = (t[r] for r in rows for t in (all_X, all_y))
             errors = (0.0, 0.0)
             for order in self.orders[fold]:
                 net.train()
-                for batch in torch.split(order, self.batch_size):
-                    loss = nn.functional.mse_loss(net(self.X[batch]).squeeze(1), targets[batch]) / 2
+                for batch in torch.split(order.to(self.device), self.batch_size):
+                    loss = nn.functional.mse_loss(net(all_X[batch]).squeeze(1), targets[batch]) / 2
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()

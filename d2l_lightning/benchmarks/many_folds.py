@@ -17,6 +17,7 @@ class ManyFolds(Job):
 
     title = "50-fold cross-validation on house prices"
     baselines: ClassVar = {"five_folds": "5 folds"}
+    on_gpu = True
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -36,6 +36,7 @@ class HouseSearch(HouseFolds):
     """
 
     settings, sample = 64, 4
+    on_gpu = False
     model: dict[str, Any] = {"hidden_sizes": (64,), "log_price": True}  # noqa: RUF012
     title = f"a search over {settings} settings of a house perceptron ({sample} for the baselines)"
     baselines: ClassVar = {
