@@ -32,7 +32,7 @@ COMMANDS = list(
         command.strip()
         for text in PAGES.values()
         for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-        for command in re.findall(r"\bpython (experiments/\w+\.py[^&#\n]*)", block)
+        for command in re.findall(r"\b(?:python|torchrun .*) (experiments/\w+\.py[^&#\n]*)", block)
     )
 )
 DOMAIN = ["--max_epochs", "1", "--domain_steps", "20"]
@@ -110,6 +110,8 @@ def test_a_command_runs(command: str, workplace: Path) -> None:
     if name == "kaggle_house" and "--data_dir" not in flags:
         flags += ["--data_dir", "my_data/few"]
     disabled = ["--wandb_mode", "disabled"] if "wandb" in flags else []
+    if {"--devices", "--num_nodes"} & set(flags):  # tests/runs/test_processes.py starts several processes
+        disabled += ["--accelerator", "cpu", "--devices", "1", "--num_nodes", "1"]
     run_experiment(main, [*flags, *QUICK[name], *disabled, "--run_dir", str(workplace / "run")])
     assert (workplace / "run" / "results.json").exists()
 
