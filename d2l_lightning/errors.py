@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args
 if TYPE_CHECKING:
     from torch import Tensor
 
+# The most models that are trained side by side: more take hours to make, or all memory.
+MOST_MEMBERS = 10_000
 # A URL up to the name of the user.
 _URL = r"(?<![\w+.-])[a-zA-Z][\w+.-]*://[^\s/:@?]*"
 
@@ -55,6 +57,16 @@ def require_positive(**values: float) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise InputError(f"{name} must be positive{' and finite' * (value == math.inf)}, not {value}")
+
+
+def require_members(**values: int) -> None:
+    """Raise an InputError that names the first number of models side by side that is out of range."""
+    require_positive(**values)
+    for name, value in values.items():
+        if value > MOST_MEMBERS:
+            raise InputError(
+                f"{name} must be at most {MOST_MEMBERS:,}, for models are trained side by side; it is {value}"
+            )
 
 
 def require_not_negative(**values: float) -> None:

@@ -5,6 +5,7 @@ import sys
 import time
 from array import array
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -23,43 +24,57 @@ from d2l_lightning.runs.folder import whole_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_SUFFIXES = (".png", ".pdf", ".svg")
+
 
 class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
     """Draws the loss of training batches and the metrics of validation; ``draw`` adds other points.
 
-    A notebook shows the figure during training. With a path, a PNG is written when training ends, also after
-    an error. A step costs one append to a list. Several fits can share a board; the names of their curves
-    begin with the ``log_prefix`` of the ``SupervisedModule``. The loss of a batch is the one that training
-    minimises, with its penalty; for members side by side it is their mean. Source: Sections 3.2.1 and 3.2.2.
+    A notebook shows the figure during training, and for a board that is the last line of a cell. With a path,
+    a picture is written when training ends, also after an error; ``write`` writes it at another time. A step
+    costs one append to a list. Several fits can share a board; the names of their curves begin with the
+    ``log_prefix`` of the ``SupervisedModule``. The loss of a batch is the one that training minimises, with
+    its penalty; for members side by side it is their mean. Source: Sections 3.2.1 and 3.2.2.
 
     Args:
-        path: The path of the PNG; None for no PNG.
+        xlabel: The label of the x axis.
+        ylabel: The label of the y axis, with its unit.
+        path: The path of the picture, which ends in .png, .pdf or .svg; None for no picture.
         every_n: Number of batches, positive, whose mean loss is one point.
         metrics: Names of the metrics to draw after each validation. None draws the metrics ``loss`` and
             ``val_loss`` of all stages but ``train``.
         title: The title of the figure.
-        xlabel: The label of the x axis.
-        ylabel: The label of the y axis, with its unit.
         xscale: The scale of the x axis.
         yscale: The scale of the y axis.
         live: Whether to show the figure during training; None shows it in notebooks.
         refresh_seconds: The least time between two drawings during training.
+
+    Raises:
+        InputError: If ``every_n`` is not positive, a path has another suffix, or ``live`` is true and IPython
+            is not installed.
     """
 
     def __init__(
         self,
+        xlabel: str = "epoch",
+        ylabel: str = "loss",
+        *,
         path: str | Path | None = None,
         every_n: int = 1,
         metrics: Sequence[str] | None = None,
         title: str = "",
-        xlabel: str = "epoch",
-        ylabel: str = "loss",
         xscale: Scale = "linear",
         yscale: Scale = "linear",
         live: bool | None = None,
         refresh_seconds: float = 1.0,
     ) -> None:
         require_positive(every_n=every_n)
+        if Path(xlabel).suffix in _SUFFIXES:  # a path came first in earlier versions
+            raise InputError(f"the first argument is the label of the x axis; pass path={str(xlabel)!r}")
+        if path is not None and Path(path).suffix not in _SUFFIXES:
+            raise InputError(f"path must end in {', '.join(_SUFFIXES)}, not {str(path)!r}")
+        if live and find_spec("IPython") is None:
+            raise InputError("live=True needs IPython; install it by `pip install ipython`")
         self.path = None if path is None else absolute_path(path)
         self.every_n, self.metrics, self.title = every_n, metrics, title
         self.xlabel, self.ylabel, self.xscale, self.yscale = xlabel, ylabel, xscale, yscale
@@ -95,8 +110,15 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
                 legend="last" if curves else "none",
             )  # fmt: skip
 
+    def _repr_png_(self) -> bytes:
+        """Return the figure as a PNG; a notebook shows it for a board that is the last line of a cell."""
+        stream = io.BytesIO()
+        with default_style():
+            self.figure().savefig(stream, format="png")
+        return stream.getvalue()
+
     def write(self) -> None:
-        """Write the PNG if there is a path and a curve; of several processes, the first one does."""
+        """Write the picture if there is a path and a curve; of several processes, the first one does."""
         if self.path is not None and self._curves and process() == 0:
             with whole_file(self.path) as path, default_style():
                 self.figure().savefig(path)
@@ -191,10 +213,7 @@ class ProgressBoard(NoStepHooks, Callback):  # type: ignore[misc]
         from IPython import get_ipython  # installed where notebooks are
         from IPython.display import Image, display
 
-        stream = io.BytesIO()
-        with default_style():
-            self.figure().savefig(stream, format="png")
-        image = Image(data=stream.getvalue())
+        image = Image(data=self._repr_png_())
         if self._display is None:
             self._display = display(image, display_id=True)
         else:

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from d2l_lightning.errors import InputError, require_positive
+from d2l_lightning.errors import InputError, require_not_negative, require_positive
 
 # Rows in a batch of an evaluation.
 EVALUATION_BATCH = 2000
@@ -20,7 +20,12 @@ _STREAM = 7  # the purpose of a generator of a stream's orders
 
 
 def epoch_generator(seed: int, epoch: int, *purpose: int) -> torch.Generator:
-    """Return a generator that is different for each seed (not negative), epoch and purpose."""
+    """Return a generator that is different for each seed, epoch and purpose.
+
+    Raises:
+        InputError: If the seed is negative.
+    """
+    require_not_negative(seed=seed)
     # With their sum, seed 0 in epoch 1 would have the order of seed 1 in epoch 0.
     state = np.random.SeedSequence((seed, epoch, *purpose)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
@@ -59,7 +64,7 @@ def require_streams(streams: Sequence[int], num_members: int) -> int:
     return max(streams) + 1
 
 
-def _num_batches(rows: int, batch_size: int, drop_last: bool) -> int:
+def num_batches(rows: int, batch_size: int, drop_last: bool) -> int:
     """Return the number of batches of so many rows; a single batch is never dropped."""
     return max(rows // batch_size, min(rows, 1)) if drop_last else -(-rows // batch_size)
 
@@ -76,16 +81,20 @@ class ShuffledBatches(Sampler[Tensor]):
         seed: Seed of the orders.
         drop_last: Whether the last rows of an epoch are left out if they are fewer than B. If there are fewer
             than B rows in all, they make a batch.
+        shuffle: Whether each epoch has an order of its own; if not, the rows come as they are given.
 
     Attributes:
         device: The device of the index tensors. An epoch's order is drawn on the CPU and moved there once.
     """
 
-    def __init__(self, rows: Tensor | int, batch_size: int, seed: int, drop_last: bool = False) -> None:
+    def __init__(
+        self, rows: Tensor | int, batch_size: int, seed: int, drop_last: bool = False, shuffle: bool = True
+    ) -> None:
         require_positive(batch_size=batch_size)
         self.rows = torch.arange(rows) if isinstance(rows, int) else rows
         require_indices(rows=self.rows)
         self.batch_size, self.seed, self.drop_last, self.epoch = batch_size, seed, drop_last, 0
+        self.shuffle = shuffle
         self.device = self.rows.device
 
     def set_epoch(self, epoch: int) -> None:
@@ -93,13 +102,16 @@ class ShuffledBatches(Sampler[Tensor]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return _num_batches(len(self.rows), self.batch_size, self.drop_last)
+        return num_batches(len(self.rows), self.batch_size, self.drop_last)
 
     def __iter__(self) -> Iterator[Tensor]:
         # Lazy, because a fit that is resumed creates the iterator before it sets the epoch.
-        keys = torch.rand(len(self.rows), generator=epoch_generator(self.seed, self.epoch))
+        order = self.rows
+        if self.shuffle:
+            keys = torch.rand(len(order), generator=epoch_generator(self.seed, self.epoch))
+            order = order[keys.argsort()]
         self.epoch += 1
-        order = self.rows[keys.argsort()].to(self.device)
+        order = order.to(self.device)
         yield from order.split(self.batch_size)[: len(self)]
 
 
@@ -132,6 +144,7 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
             has fewer than B rows in all, they make a batch.
         streams: For each member, the number of its stream of random numbers, if given. An order is then a
             function of seed, epoch, stream and the member's rows alone.
+        shuffle: Whether each epoch has orders of its own; if not, members take their rows as they are given.
 
     Attributes:
         distinct: The first of the members that have the same order.
@@ -151,16 +164,17 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
         same_order: bool = False,
         drop_last: bool = False,
         streams: Sequence[int] | None = None,
+        shuffle: bool = True,
     ) -> None:
         require_positive(batch_size=batch_size)
-        self.seed, self.epoch, self.same_order = seed, 0, same_order
+        self.seed, self.epoch, self.same_order, self.shuffle = seed, 0, same_order, shuffle
         self.streams = None if streams is None else list(streams)
         for k, rows in enumerate(member_rows, start=1):
             require_indices(**{f"rows of member {k}": rows})
             if not len(rows):
                 raise InputError(f"member {k} has no rows to train on")
         sizes = torch.tensor([len(rows) for rows in member_rows])
-        self.steps = [_num_batches(len(rows), batch_size, drop_last) for rows in member_rows]
+        self.steps = [num_batches(len(rows), batch_size, drop_last) for rows in member_rows]
         self.rows = torch.nn.utils.rnn.pad_sequence(list(member_rows), batch_first=True)
         self.padding = torch.arange(self.rows.shape[1]) >= sizes[:, None]
         # The members with equally many steps, and the greatest number of rows among them.
@@ -217,6 +231,8 @@ class StackedBatches(Sampler[tuple[Tensor, Tensor]]):
 
     def _orders(self, epoch: int) -> Tensor:
         """Return the rows of each member in their order in an epoch, then its padding."""
+        if not self.shuffle:
+            return self.rows
         if self.streams is not None:
             return self._orders_of_streams(self.streams, epoch)
         orders = self.rows.clone()
@@ -318,10 +334,15 @@ class GeneratedBatches:
 
 
 def shuffled_batches(
-    owner: LightningDataModule, rows: Tensor | int, batch_size: int, seed: int, drop_last: bool = False
+    owner: LightningDataModule,
+    rows: Tensor | int,
+    batch_size: int,
+    seed: int,
+    drop_last: bool = False,
+    shuffle: bool = True,
 ) -> ShuffledBatches:
     """Return the shuffled batches of a data module, whose epochs go on after those of its last ones."""
-    batches = ShuffledBatches(rows, batch_size, seed, drop_last)
+    batches = ShuffledBatches(rows, batch_size, seed, drop_last, shuffle)
     last = vars(owner).get("_shuffled_batches")
     batches.set_epoch(0 if last is None else last.epoch)
     vars(owner)["_shuffled_batches"] = batches
@@ -329,11 +350,16 @@ def shuffled_batches(
 
 
 def shuffled_loader(
-    owner: LightningDataModule, batch_size: int, seed: int, *tensors: Tensor, drop_last: bool = False
+    owner: LightningDataModule,
+    batch_size: int,
+    seed: int,
+    *tensors: Tensor,
+    drop_last: bool = False,
+    shuffle: bool = True,
 ) -> DataLoader[Any]:
     """Return the loader of a data module: shuffled batches of the tensors' rows, on its Trainer's device."""
     tensors = on_device(owner, tensors)
-    batches = shuffled_batches(owner, len(tensors[0]), batch_size, seed, drop_last)
+    batches = shuffled_batches(owner, len(tensors[0]), batch_size, seed, drop_last, shuffle)
     batches.device = tensors[0].device
     return DataLoader(TensorDataset(*tensors), batch_size=None, sampler=batches)
 

@@ -41,12 +41,15 @@ def require_alike(members: Sequence[SupervisedModule], names: Sequence[str]) -> 
             what = f"{method} of {type(first).__name__} is not called for members"
             raise InputError(f"{what} that train side by side; train each member alone")
     structure = dict(_structure(first))
+    remedy = "call each member on a batch before they are stacked, or make it with num_inputs"
     for where, value in structure.items():
         if isinstance(value, Tensor) and value.requires_grad:
             raise InputError(f"{where} requires a gradient but is no parameter; make it an nn.Parameter")
         if isinstance(value, str) and value == "not initialized":
-            raise InputError(f"{where} has no shape yet; call each member on a batch before they are stacked")
+            raise InputError(f"{where} has no shape yet; {remedy}")
     for name, member in zip(names, members, strict=True):
+        if "_make_net" in vars(member):  # with loaded weights
+            raise InputError(f"{name} has had no batch yet; {remedy}")
         if type(member) is not type(first) or not _same(_common(member), _common(first)):
             raise InputError("stacked members must be of one class and have the same hyperparameters")
         own = dict(_structure(member))

@@ -44,6 +44,8 @@ class StackedData(InMemoryData):
         streams: The stream of random numbers of each member, as in ``StackedModule``. Members with the same
             stream and the same rows take them in the same order, which depends on seed, epoch, stream and
             rows alone.
+        shuffle: Whether the training rows are shuffled in each epoch; if not, members take them in the order
+            that they have in ``rows``.
 
     Attributes:
         batches: The rows of the training batches. ``batches.steps`` has each member's number of steps.
@@ -60,6 +62,7 @@ class StackedData(InMemoryData):
         weights: Mapping[str, Tensor] | None = None,
         drop_last: bool = False,
         streams: Sequence[int] | None = None,
+        shuffle: bool = True,
     ) -> None:
         super().__init__()
         if X.shape[: y.ndim] != y.shape:
@@ -95,7 +98,8 @@ class StackedData(InMemoryData):
         self.pools = None
         if y.ndim == 2:
             self.pools = torch.tensor(list(range(members) if streams is None else streams))
-        self.batches = StackedBatches(rows["train"], batch_size, seed, same_order, drop_last, streams)
+        order = (seed, same_order, drop_last, streams, shuffle)
+        self.batches = StackedBatches(rows["train"], batch_size, *order)
         self._placed = self.X, self.y
         self._moved: dict[str, tuple[Tensor, Any]] = {}  # what does not change between epochs, see `_once`
 

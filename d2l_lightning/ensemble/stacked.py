@@ -212,7 +212,8 @@ class StackedModule(SupervisedModule):
             if active is not None and gradient is not None:
                 gradient.index_fill_(0, self._idle_members(active), 0)
 
-    def _training_loss(self, *batch: Any) -> Tensor:
+    def training_loss(self, *batch: Any) -> Tensor:
+        """Return the losses of the members, shape ``(K,)``; 0 for members that take no part in the step."""
         active = self._active_members()
         replayed = self._replay(*batch)
         if replayed is None:
@@ -272,10 +273,22 @@ class StackedModule(SupervisedModule):
 
     def loss(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the loss of each member, shape ``(K,)``."""
+        if self.stacked.loss_owner is not None and not self.stacked.loss_is_mean:
+            self._require_mean(X, y)
         if weight is not None and self._padding.is_mixed(weight):
             return self._padding.losses_without(X, y, weight)
         self._padding.check(X, y, weight)
-        return self._members.each("loss", (0, 0, None if weight is None else 0), X, y, weight)
+        return self._members.each("training_loss", (0, 0, None if weight is None else 0), X, y, weight)
+
+    @torch.no_grad()
+    def _require_mean(self, X: Tensor, y: Tensor) -> None:
+        """Raise an InputError if ``loss(y_hat, y)`` of the members' class is no mean over rows."""
+        own = self._members.state
+        try:
+            with torch.random.fork_rng([X.device] if X.is_cuda else []):
+                self._members.call("training_loss", [value[0] for value in own], X[0], y[0])
+        finally:
+            self._members.put(own)
 
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return the losses of the members' examples, ``(K, B)``; members share a y of shape ``(B,)``."""

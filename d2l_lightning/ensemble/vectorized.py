@@ -107,7 +107,7 @@ class Vectorized:
         """
         leaves = [x.detach().requires_grad_() if x.requires_grad else x for x in distinct]
         state = [leaves[index] for index in self._index]
-        losses = self.each("loss", (0,) * len(batch), *batch, state=state)
+        losses = self.each("training_loss", (0,) * len(batch), *batch, state=state)
         trained = [leaf for leaf in leaves if leaf.requires_grad]
         scaled = losses if scales is None else losses * scales
         with without_autocast(losses):

@@ -10,7 +10,13 @@ from torch.nn import functional as F  # noqa: N812 (its usual name)
 
 from d2l_lightning.errors import require_known, require_not_negative, require_positive
 from d2l_lightning.functional import activations
-from d2l_lightning.functional.backpropagation import Function, Parameters, backward, forward
+from d2l_lightning.functional.backpropagation import (
+    Function,
+    Parameters,
+    backward,
+    forward,
+    input_gradient,
+)
 from d2l_lightning.functional.penalties import l2_penalty
 from d2l_lightning.models.classifier import ScratchClassifier
 
@@ -111,9 +117,16 @@ class BackpropagationMLP(ScratchClassifier):
 
 
 def gradient_errors(model: BackpropagationMLP, X: Tensor, y: Tensor) -> dict[str, float]:
-    """Return the largest error of the gradient for each parameter against autograd's, in double precision."""
+    """Return the largest error of the gradient against autograd's, in double precision.
+
+    There is one for each parameter and for the features, ``X``.
+    """
     model, X = copy.deepcopy(model).double(), X.double()
-    ours = model.gradients(X, y)[1]._asdict()
+    ours: dict[str, Tensor] = model.gradients(X, y)[1]._asdict()
+    with torch.no_grad():
+        weights = model.weights
+        of_forward = forward(model.pixels(X), y, weights, model.phi, model.lambd)
+        ours["X"] = input_gradient(y, weights, of_forward, model.phi_derivative)
     variables = model.autograd_variables(X, y)
     theirs = torch.autograd.grad(variables["J"], [variables[name] for name in ours])
     return {n: (ours[n] - expected).abs().max().item() for n, expected in zip(ours, theirs, strict=True)}

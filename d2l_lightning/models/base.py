@@ -1,34 +1,35 @@
 """The base class of supervised models: a weighted loss, and metrics over an epoch's examples."""
 
 import math
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import groupby
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torchmetrics.metric import Metric
 
 from d2l_lightning.distributed.shares import Share
 from d2l_lightning.distributed.strategy import shares_rows
 from d2l_lightning.errors import DivergenceError, InputError, require_same_shape
 from d2l_lightning.functional.precision import single
-from d2l_lightning.functional.risk import empirical_risk, num_examples
+from d2l_lightning.functional.risk import empirical_risk
 from d2l_lightning.functional.transfer import to_cpu
 from d2l_lightning.models.checks import (
     explain_error,
+    missing_method,
     parameter_size,
+    require_batches,
     require_new_fit,
     require_parameters,
     require_stable_decay,
     shape_error,
 )
+from d2l_lightning.models.epoch_mean import ExampleMean, batch_counts, sum_first
 from d2l_lightning.models.execution import Execution, StepsPerExecution
+from d2l_lightning.models.hyperparameters import HyperparameterAttributes
+from d2l_lightning.models.loaders import give_shapes, require_repeatable, take_generator_functions
 from d2l_lightning.models.sharing import (
     drawing,
     mean_losses,
@@ -39,6 +40,7 @@ from d2l_lightning.models.sharing import (
     shown,
     sum_metrics,
 )
+from d2l_lightning.models.signatures import adapt_methods, training_loss
 
 OptimizerName = Literal["sgd", "adamw"]
 
@@ -49,44 +51,7 @@ DIVERGED_LOSS, DIVERGED_PARAMETERS = 1e4, 1e2
 _REPLAY_FROM = 50
 
 
-class ExampleMean(Metric):
-    """The weighted mean over an epoch's examples, of shape ``()``, or ``(K,)`` for K models side by side.
-
-    Args:
-        shape: The shape.
-        dtype: The type of the sums.
-        settings: Settings of a ``torchmetrics.Metric``.
-
-    Example:
-        >>> mean = ExampleMean()
-        >>> mean.update(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
-        >>> mean.update(torch.tensor([9.0, 5.0]), torch.tensor([1.0, 0.0]))
-        >>> mean.compute()
-        tensor(4.)
-    """
-
-    full_state_update = False
-    total: Tensor
-    weight: Tensor
-
-    def __init__(
-        self, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32, **settings: Any
-    ) -> None:
-        super().__init__(**settings)
-        for name in ("total", "weight"):
-            self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
-
-    def update(self, values: Tensor, weight: Tensor) -> None:
-        """Add a batch: values and weights of shape ``shape + (B,)``, or values that broadcast to it."""
-        self.total += (weight * values).sum(dim=-1)
-        self.weight += weight.sum(dim=-1)
-
-    def compute(self) -> Tensor:
-        """Return the means, of shape ``shape``; NaN where no example had any weight."""
-        return self.total / self.weight
-
-
-class SupervisedModule(LightningModule, ABC):
+class SupervisedModule(HyperparameterAttributes):
     """A model that learns to predict y from X (Section 3.2.2, adapted to Lightning; weights as in eq. 4.9.5).
 
     A batch is ``(X, y)`` or ``(X, y, weight)``: features of shape ``(B, ...)``, targets and weights of shape
@@ -119,10 +84,11 @@ class SupervisedModule(LightningModule, ABC):
             tensors, see ``TableEncoder.state``. Checkpoints have it, and the name of the module's class.
     """
 
-    buffer_hparams: ClassVar[frozenset[str]] = frozenset()
     steps_follow_loss: ClassVar[bool] = False
     num_members = 1
     _loss_ndim = 0
+    # The first class with a ``loss(y_hat, y)``, among this class and those before it; None if there is none.
+    loss_owner: ClassVar[type["SupervisedModule"] | None] = None
     log_prefix = ""
     steps_per_execution: StepsPerExecution = "auto"
     cuda_graphs: bool | Literal["auto"] = "auto"
@@ -138,6 +104,7 @@ class SupervisedModule(LightningModule, ABC):
         self._first_loss: Tensor | None = None
         self._first_size: Tensor | None = None
         self._epoch_loss: Tensor | None = None
+        self.loss_is_mean = False  # whether ``loss(y_hat, y)`` is known to be a mean over rows
         self._has_shared = False  # whether the processes of this fit have shared a batch
         # What `_sum_losses` returned, if a validation moved it already.
         self._losses_on_cpu: list[Tensor] = []
@@ -151,12 +118,9 @@ class SupervisedModule(LightningModule, ABC):
         # A copy has no Trainer, so it is in no execution.
         return {**super().__getstate__(), "_execution": None, "step_graph": None}
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning sets this attribute some 40 times a step, and nn.Module's __setattr__ is slow.
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        adapt_methods(cls)
 
     @property
     def clips_gradients(self) -> bool:
@@ -192,9 +156,19 @@ class SupervisedModule(LightningModule, ABC):
             raise InputError("a schedule needs steps, and max_epochs or max_steps as its end")
         return int(steps)
 
-    @abstractmethod
+    def forward(self, X: Tensor) -> Tensor:
+        """Return the predictions of ``self.net``; a class without ``net`` defines this method."""
+        if "net" not in self._modules:
+            raise missing_method(self, "forward(self, X)", "the predictions, or an attribute net, a module")
+        return self._modules["net"](X)  # type: ignore[misc]
+
+    def losses_of(self, y_hat: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of each example, shape ``(B,)``, given the predictions."""
+        raise missing_method(self, "loss(self, y_hat, y)", "the mean loss of a batch or a loss per example")
+
     def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
         """Return the loss of each example, shape ``(B,)``."""
+        return self.losses_of(self(X), y)
 
     def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Return the values that evaluation averages over examples: tensors of shape ``(B,)`` by name."""
@@ -205,7 +179,14 @@ class SupervisedModule(LightningModule, ABC):
         return dict(means)
 
     def loss(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the risk of a batch, see ``functional.risk.empirical_risk``: a scalar."""
+        """Return the risk of a batch, see ``functional.risk.empirical_risk``: a scalar.
+
+        A class may define ``loss(self, y_hat, y)`` instead, as in the book: the mean loss of a batch, or the
+        loss of each example, given the predictions. Its ``super().loss(y_hat, y)`` is the mean of the losses
+        of the class before.
+        """
+        if self.loss_owner is not None:  # called by such a loss
+            return single(super(self.loss_owner, self).losses_of(X, y)).mean()  # type: ignore[misc]
         losses = self.example_losses(X, y)
         if losses.shape != y.shape or losses.ndim != 1:
             raise shape_error(self, "example_losses", losses, X, y)
@@ -215,7 +196,8 @@ class SupervisedModule(LightningModule, ABC):
         """Return ``example_metrics``; raise an InputError if they are not a value for each example."""
         metrics = self.example_metrics(X, y)
         for name, values in metrics.items():
-            if values.shape != y.shape or values.ndim != 1:
+            expected = y.shape if self.loss_owner is None else y.shape[:1]
+            if values.shape != expected or values.ndim != 1:
                 raise shape_error(self, f"{name!r} in example_metrics", values, X, y)
         return metrics
 
@@ -258,9 +240,9 @@ class SupervisedModule(LightningModule, ABC):
         self._execution.scaled(loss).backward()
         return loss.detach()
 
-    def _training_loss(self, *batch: Any) -> Tensor:
-        """Return the loss of a training batch."""
-        return self.loss(*batch)
+    def training_loss(self, *batch: Any) -> Tensor:
+        """Return the loss of a training batch: X, y and the weights, if there are any."""
+        return self.loss(*batch) if self.loss_owner is None else training_loss(self, *batch)
 
     def _batch_loss(self, batch: Any) -> Tensor:
         """Return the loss of a training batch and add it to the epoch's loss.
@@ -273,7 +255,7 @@ class SupervisedModule(LightningModule, ABC):
             self._has_shared = True
         try:
             with self._drawing(share):
-                loss = self._training_loss(*(batch if share is None else share.take(*batch)))
+                loss = self.training_loss(*(batch if share is None else share.take(*batch)))
         except (RuntimeError, ValueError) as error:
             explain_error(self, batch[0], error)
             raise
@@ -354,6 +336,17 @@ class SupervisedModule(LightningModule, ABC):
         """Take the encoder of a checkpoint that has one."""
         self.encoding = checkpoint.get("encoding")
 
+    def setup(self, stage: str) -> None:
+        """Prepare loaders that are generator functions, and the shapes of lazy layers."""
+        take_generator_functions(self.trainer)
+        give_shapes(self, self.trainer)
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer; a class must define this method."""
+        raise missing_method(
+            self, "configure_optimizers(self)", "an optimizer such as SGD(self.parameters(), lr)"
+        )
+
     def on_fit_start(self) -> None:
         """Raise an InputError for a Trainer that has fitted already, or a tensor that is no parameter."""
         require_new_fit(self.trainer, continues=self._fitted_by == id(self.trainer))
@@ -368,6 +361,7 @@ class SupervisedModule(LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Keep the size of the parameters, by which ``on_train_end`` sees whether the fit diverged."""
+        require_repeatable(self.trainer, self.trainer.train_dataloader, "training")
         self._execution = Execution(self.trainer, self)
         if self._first_size is None:
             self._first_size = parameter_size(self, self.num_members).cpu()
@@ -383,11 +377,14 @@ class SupervisedModule(LightningModule, ABC):
         losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
         if shares_rows(self._trainer):
             losses = mean_losses(losses)
-        counts, weight = _counts([weight for _, weight in self._losses], losses.device)
-        return [losses[0], _sum_first(losses * counts) / _sum_first(weight)]
+        counts, weight = batch_counts([weight for _, weight in self._losses], losses.device)
+        return [losses[0], sum_first(losses * counts) / sum_first(weight)]
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss; raise a DivergenceError if it is not finite."""
+        if not self._losses:
+            require_batches(self)
+            return
         first, loss = self._losses_on_cpu or to_cpu(self._sum_losses())
         if self._first_loss is None:
             self._first_loss = first
@@ -427,6 +424,7 @@ class SupervisedModule(LightningModule, ABC):
 
     def on_validation_start(self) -> None:
         """Raise an InputError if several processes would not give the results of one."""
+        require_repeatable(self.trainer, self.trainer.val_dataloaders, "validation")
         require_sharing(self.trainer)
 
     on_test_start = on_validation_start
@@ -467,21 +465,3 @@ class SupervisedModule(LightningModule, ABC):
     def log_metrics(self, metrics: dict[str, Tensor]) -> None:
         """Log an epoch's metrics, which are on the CPU."""
         self.log_dict({self.log_prefix + metric: value for metric, value in metrics.items()})
-
-
-def _sum_first(values: Tensor) -> Tensor:
-    """Return sums over the first dimension, whose order does not depend on how many there are."""
-    return values.movedim(0, -1).contiguous().sum(dim=-1)
-
-
-def _counts(weights: Sequence[Tensor | int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the number of examples of each batch and the sum of their weights, given weights or numbers."""
-    sizes = [weight for weight in weights if isinstance(weight, int)]
-    if len(sizes) == len(weights):
-        # A list of numbers would be copied to the device.
-        runs = [(size, len([*run])) for size, run in groupby(sizes)]
-        counts = torch.cat([torch.full((n,), size, device=device) for size, n in runs])
-        return counts, counts.to(torch.float32)
-    tensors = [torch.ones(weight, device=device) if isinstance(weight, int) else weight for weight in weights]
-    counts = torch.stack([num_examples(weight) for weight in tensors])
-    return counts, torch.stack([weight.sum(dim=-1) for weight in tensors])

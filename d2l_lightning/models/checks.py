@@ -27,6 +27,17 @@ def shape_error(model: LightningModule, what: str, values: Tensor, X: Tensor, y:
     return InputError(message)
 
 
+def missing_method(model: LightningModule, method: str, returns: str) -> InputError:
+    """Return the error of a class without a method, which may be added to it later."""
+    return InputError(f"{type(model).__name__} has no {method}; define it in the class to return {returns}")
+
+
+def require_batches(model: LightningModule) -> None:
+    """Raise an InputError after an epoch without a batch, unless the class has a training step of its own."""
+    if model.training_step.__qualname__ == "SupervisedModule.training_step":
+        raise InputError(f"the training loader had no batch in epoch {model.current_epoch + 1}")
+
+
 def explain_error(model: LightningModule, X: Tensor, error: Exception) -> None:
     """Raise an InputError if an error comes from features of a wrong type, or from a batch of one row."""
     dtype = next((parameter.dtype for parameter in model.parameters()), X.dtype)

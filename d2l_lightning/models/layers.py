@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "identity": nn.Identity,  # makes all layers together a linear one (Section 4.1.1)
 }
+_OURS = tuple(_ACTIVATIONS)
 
 
 class NTKLinear(nn.Linear):
@@ -71,9 +72,44 @@ class Dropout(nn.Module):
         return X * numbers.sub_(self.p).ceil_().mul_((1 - self.p).reciprocal()).to(X.dtype)
 
 
+def add_activation(name: str, make: Callable[[], nn.Module]) -> None:
+    """Make an activation known by a name, as in ``add_activation("softplus", nn.Softplus)``.
+
+    Models, flags and checkpoints take the name from then on. A program that loads a checkpoint with the name
+    adds the activation first.
+
+    Args:
+        name: The name.
+        make: The class, or a function that returns a new module. Each layer has a module of its own.
+
+    Raises:
+        InputError: If the name is that of an activation of this package, or ``make`` makes no module.
+    """
+    if not isinstance(name, str) or not name or name in _OURS:
+        raise InputError(
+            f"the name of an activation must be a text other than {', '.join(_OURS)}, not {name!r}"
+        )
+    try:
+        made = None if isinstance(make, nn.Module) else make()
+    except TypeError:  # a function of a tensor
+        made = None
+    if not isinstance(made, nn.Module):
+        what = "a class or function without arguments that makes a module, such as nn.Softplus"
+        raise InputError(f"the activation {name} needs {what}, not {make!r}")
+    _ACTIVATIONS[name] = make
+    Activation.__args__ = tuple(_ACTIVATIONS)  # type: ignore[attr-defined] # flags have this type
+
+
+def require_activation(name: Any) -> None:
+    """Raise an InputError unless a name is that of an activation."""
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        own = 'add_activation("softplus", nn.Softplus) makes another one known by a name'
+        raise InputError(f"activation must be one of {', '.join(_ACTIVATIONS)}, not {name!r}; {own}")
+
+
 def make_activation(name: Activation) -> nn.Module:
     """Return a new activation; raise an InputError if the name is unknown."""
-    require_known("activation", name, Activation)
+    require_activation(name)
     return _ACTIVATIONS[name]()
 
 

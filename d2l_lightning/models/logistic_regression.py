@@ -38,17 +38,13 @@ class LogisticRegression(SupervisedModule):
         with without_autocast(X):
             return self.net(X).squeeze(-1)
 
-    def example_losses(self, X: Tensor, y: Tensor) -> Tensor:
-        """Return the cross-entropy of each example: shape ``(B,)``."""
-        return self._losses_of(self(X), y)
-
     def example_metrics(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Return the cross-entropy of each example and whether its prediction is right: shape ``(B,)``."""
         h = self(X)
-        return {"loss": self._losses_of(h, y), "accuracy": ((h > 0) == (y > 0)).to(h.dtype)}
+        return {"loss": self.losses_of(h, y), "accuracy": ((h > 0) == (y > 0)).to(h.dtype)}
 
-    @staticmethod
-    def _losses_of(h: Tensor, y: Tensor) -> Tensor:
+    def losses_of(self, h: Tensor, y: Tensor) -> Tensor:
+        """Return the cross-entropy of each example: shape ``(B,)``."""
         require_same_shape(h=h, y=y)
         return F.binary_cross_entropy_with_logits(h, y.to(h.dtype), reduction="none")
 

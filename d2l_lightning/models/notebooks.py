@@ -2,17 +2,19 @@
 
 import abc
 import inspect
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Collection
+from types import FrameType
+from typing import TypeVar, cast
 
 from lightning.pytorch import LightningDataModule, Trainer
 
 from d2l_lightning.errors import InputError
 from d2l_lightning.models.base import SupervisedModule
+from d2l_lightning.models.signatures import adapt_methods
 
 # Methods of the book's classes that nothing calls in the classes that take their place, and what is called.
 NOT_CALLED: dict[type, dict[str, str]] = {
-    LightningDataModule: {"get_dataloader": "train_dataloader and val_dataloader"},
+    LightningDataModule: {"get_dataloader": "train_dataloader and val_dataloader, or derive from DataModule"},
     Trainer: {
         "prepare_data": "the data module's prepare_data",
         "prepare_model": "the model's on_fit_start",
@@ -23,6 +25,30 @@ NOT_CALLED: dict[type, dict[str, str]] = {
 }
 
 Function = TypeVar("Function", bound=Callable[..., object])
+
+
+class HyperParameters:
+    """A class whose ``save_hyperparameters`` keeps arguments of ``__init__`` as attributes (Section 3.2.1).
+
+    Models and data modules have Lightning's method of this name instead.
+
+    Example:
+        >>> class B(HyperParameters):
+        ...     def __init__(self, a, b, c):
+        ...         self.save_hyperparameters(ignore=["c"])
+        >>> b = B(a=1, b=2, c=3)
+        >>> b.a, b.b, hasattr(b, "c")
+        (1, 2, False)
+    """
+
+    def save_hyperparameters(self, ignore: Collection[str] = ()) -> None:
+        """Set an attribute for each argument of the method that calls this one, except ignored ones."""
+        frame = inspect.currentframe()
+        caller = cast(FrameType, cast(FrameType, frame).f_back)
+        names, args, kwargs, values = inspect.getargvalues(caller)
+        arguments = {name: values[name] for name in (*names[1:], args, kwargs) if name is not None}
+        for name in arguments.keys() - set(ignore):
+            setattr(self, name, arguments[name])
 
 
 def add_to_class(cls: type) -> Callable[[Function], Function]:
@@ -48,6 +74,8 @@ def add_to_class(cls: type) -> Callable[[Function], Function]:
         _require_called(cls, function)
         setattr(cls, function.__name__, function)
         abc.update_abstractmethods(cls)  # the function may implement an abstract method
+        if issubclass(cls, SupervisedModule):
+            adapt_methods(cls)
         return function
 
     return add
@@ -59,10 +87,3 @@ def _require_called(cls: type, function: Callable[..., object]) -> None:
     for kind, instead in NOT_CALLED.items():
         if issubclass(cls, kind) and name in instead and not hasattr(cls, name):
             raise InputError(f"nothing calls {name} of {cls.__name__}; use {instead[name]}")
-    if name == "loss" and issubclass(cls, SupervisedModule):
-        first = [*inspect.signature(function).parameters, "", ""][1]
-        if first != "X":
-            raise InputError(
-                f"loss of {cls.__name__} gets X, y and weight, not {first}; add example_losses(self, X, y), "
-                "which returns the loss of each example"
-            )

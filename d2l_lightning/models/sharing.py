@@ -19,7 +19,8 @@ from d2l_lightning.distributed.strategy import DataParallelStrategy, shares_rows
 from d2l_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    from d2l_lightning.models.base import ExampleMean, SupervisedModule
+    from d2l_lightning.models.base import SupervisedModule
+    from d2l_lightning.models.epoch_mean import ExampleMean
 
 
 def require_sharing(trainer: Any) -> None:
@@ -94,7 +95,7 @@ def _loss_of_copy(module: "SupervisedModule", batch: Any, share: Share | None) -
     devices = {values.device for values in module.parameters() if values.is_cuda}
     try:
         with torch.random.fork_rng(devices), copied._drawing(share):
-            return copied._training_loss(*batch)
+            return copied.training_loss(*batch)
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])

@@ -25,7 +25,7 @@ from d2l_lightning.functional.regression import (
 )
 from d2l_lightning.models.base import SupervisedModule
 from d2l_lightning.models.checks import require_stable_decay
-from d2l_lightning.models.layers import Activation, Dropout, NTKLinear, make_activation
+from d2l_lightning.models.layers import Activation, Dropout, NTKLinear, make_activation, require_activation
 from d2l_lightning.optim.proximal import ProximalAdamW
 
 Parametrization = Literal["standard", "ntk"]
@@ -50,29 +50,30 @@ class TableRegressor(SupervisedModule):
     Args:
         num_features: Number of features, d.
         hidden_sizes: Width of each hidden layer. Without any, the model is linear.
-        activation: The activation of the hidden layers.
-        dropout: Probability, in [0, 1), of dropping a hidden unit in training.
+        activation: The activation of the hidden layers; ``add_activation`` adds one of your own.
+        dropout: Probability, from 0 to below 1, that a hidden unit is dropped in training.
         parametrization: How layers are scaled: PyTorch's layers (standard), or weights from N(0, 1) that are
             divided by the root of the number of inputs, and hidden biases from N(0, 1) (ntk).
-        log_target: Whether the loss is on the logarithm of the target; if null, with the metric log_rmse.
-        standardize: Whether the loss is on the standardised target or logarithm: minus the mean of the
-            training targets, and divided by their standard deviation.
+        log_target: Whether the loss is on the logarithm of the target. If not given, only with the metric
+            log_rmse.
+        standardize: Whether the model learns the target, or its logarithm, in standardised form: with mean 0
+            and standard deviation 1 over the training rows.
         clip: Whether predictions are clipped to the lowest and the highest training target.
         loss: Half the squared error (squared), or the Huber loss: half the squared error up to the threshold,
             and linear beyond (huber).
-        huber_threshold: The threshold of the Huber loss, in standard deviations with ``standardize``.
+        huber_threshold: The threshold of the Huber loss, in the unit of what the model learns.
         metric: The root of the mean squared error (rmse), the same of the logarithms (log_rmse), or the mean
             absolute error (mae); in the unit of the target, except for the logarithms.
         optimizer: Adam with an L2 penalty on all parameters (adam), or AdamW, which decays weights but not
             biases (adamw).
         lr: The learning rate.
-        bias_lr: AdamW's learning rate of the biases; that of the weights if null.
-        betas: The decay rates of the optimizer's two moments, each in [0, 1).
+        bias_lr: AdamW's learning rate of the biases. If not given, that of the weights.
+        betas: The decay rates of the optimizer's two moments, each from 0 to below 1.
         schedule: The learning rate over a fit: constant, or down to 0 along a cosine, step by step (cosine).
         weight_decay: Adam's L2 penalty, or AdamW's weight decay.
         l1: AdamW's l1 penalty on the weights of the first layer, by proximal steps, which set weights to 0.
-        label_noise: Standard deviation of the normal noise that is added to the target, its logarithm with
-            ``log_target``, in each training step; in standard deviations with ``standardize``.
+        label_noise: Standard deviation of normal noise, which is added in each training step to what the
+            model learns: the target, its logarithm or its standardised form.
 
     Raises:
         InputError: If ``bias_lr`` or ``l1`` is set without AdamW; in a fit, if ``cosine`` has no end.
@@ -111,7 +112,7 @@ class TableRegressor(SupervisedModule):
         super().__init__()
         if any(size < 1 for size in hidden_sizes):
             raise InputError(f"hidden_sizes must be positive, not {list(hidden_sizes)}")
-        require_known("activation", activation, Activation)
+        require_activation(activation)
         if not 0 <= dropout < 1:
             raise InputError(f"dropout must be in [0, 1), not {dropout}")
         require_known("parametrization", parametrization, Parametrization)

@@ -62,7 +62,12 @@ class WeightDecay(LinearRegression):
     buffer_hparams = frozenset({"lr", "wd"})
 
     def __init__(
-        self, num_inputs: int, wd: float, lr: float = 0.01, loss: Loss = "squared", sigma: float | None = 0.01
+        self,
+        num_inputs: int | None = None,
+        wd: float = 0.0,
+        lr: float = 0.01,
+        loss: Loss = "squared",
+        sigma: float | None = 0.01,
     ) -> None:
         super().__init__(num_inputs, lr, loss, sigma)
         require_not_negative(wd=wd)

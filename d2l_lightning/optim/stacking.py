@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from d2l_lightning.errors import InputError
+from d2l_lightning.optim.lars import LARS, StackedLARS
 from d2l_lightning.optim.proximal import ProximalAdamW, StackedProximalAdamW
 from d2l_lightning.optim.stacked import StackedAdam, StackedAdamW, StackedOptimizer, StackedSGD
 
@@ -16,6 +17,7 @@ _STACKED: dict[type[Optimizer], type[StackedOptimizer]] = {
     torch.optim.AdamW: StackedAdamW,
     ProximalAdamW: StackedProximalAdamW,
     torch.optim.SGD: StackedSGD,
+    LARS: StackedLARS,
 }
 
 # The settings that the kernels take for each group.
@@ -25,8 +27,8 @@ _OWN = ("lr", "weight_decay", "l1", "betas", "eps", "momentum")
 def stacked_optimizer(members: Sequence[Optimizer], apart: Sequence[Any] | None = None) -> Optimizer:
     """Return the optimizers of K members as one.
 
-    Adam, AdamW and SGD of ``torch.optim`` and ``ProximalAdamW`` become a ``StackedOptimizer``. With another
-    optimizer, members must have the same settings; then that of the first is returned.
+    Adam, AdamW and SGD of ``torch.optim``, ``ProximalAdamW`` and ``LARS`` become a ``StackedOptimizer``. With
+    another optimizer, members must have the same settings; then that of the first is returned.
 
     Args:
         members: The optimizer of each member, over the same parameters, which are stacked along dimension 0.

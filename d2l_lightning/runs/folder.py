@@ -1,5 +1,6 @@
 """The run folder: files that appear whole, a manifest that names them, and a lock."""
 
+import glob
 import json
 import os
 import shutil
@@ -45,18 +46,35 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """Yield a path to write to; the file appears at the target when it is complete, or not at all."""
+    """Yield a path to write to; the file appears at the target when it is complete, or not at all.
+
+    Raises:
+        InputError: If a library added a suffix to the name, so that there is no file at the path.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays, because libraries choose a format by it.
     partial = target.with_name(f"{_PARTIAL}{target.name}")
     try:
         with naming(target):
             yield partial
+            renamed = [] if partial.exists() else _renamed(partial)
+            if renamed:
+                name = renamed[0].name.removeprefix(_PARTIAL)
+                raise InputError(f"{target} has no suffix that names its format; take {name}, for example")
             with partial.open("rb") as file:
                 os.fsync(file.fileno())  # otherwise a power cut may leave an empty file under the new name
         partial.replace(target)
+    except BaseException:
+        for path in _renamed(partial):
+            path.unlink(missing_ok=True)
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _renamed(partial: Path) -> list[Path]:
+    """Return the files that a library wrote under a partial name with a suffix of its own."""
+    return [] if partial.suffix else sorted(partial.parent.glob(f"{glob.escape(partial.name)}.*"))
 
 
 class RunFolder:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from difflib import get_close_matches
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from d2l_lightning.errors import InputError, absolute_path
+from d2l_lightning.runs.help import help_text
 
 # The limits of a config file, far above what settings need.
 MAX_BYTES = 1_000_000
@@ -23,6 +25,17 @@ MAX_DEPTH = 50
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # The type of a setting without a type.
 ANYTHING = bool | int | float | str | list[bool | int | float | str] | None
+# What jsonargparse says of a flag or a key of a config file that it does not know.
+_UNKNOWN = re.compile(
+    r"(?:ambiguous option: |unrecognized arguments: |Option ')(--)?([\w-]+)(?:[= ].*|' is not accepted|$)"
+)
+# The settings of this package that have another name in the book.
+_IN_THE_BOOK = {
+    "learning_rate": "lr",
+    "num_epochs": "max_epochs",
+    "epochs": "max_epochs",
+    "num_gpus": "devices",
+}
 
 
 class SettingsParser(ArgumentParser):
@@ -30,18 +43,36 @@ class SettingsParser(ArgumentParser):
 
     Args:
         default_config: The file whose values replace the defaults of the code, if it exists.
-        description: What ``--help`` begins with.
-        epilog: What ``--help`` ends with.
+        texts: Of argparse's parser: ``prog``, the name of the script, ``description``, with which ``--help``
+            begins, and ``epilog``, with which it ends.
+
+    Attributes:
+        headings: The names of the flags under each heading of ``--help``; the others are Lightning's.
     """
 
-    def __init__(self, default_config: Path | None = None, description: str = "", epilog: str = "") -> None:
+    def __init__(self, default_config: Path | None = None, **texts: Any) -> None:
         self.default_config = default_config
+        self.headings: dict[str, list[str]] = {}
         self._open: list[str] = []  # the config files that are being read
-        super().__init__(description=description, epilog=epilog)
+        super().__init__(**texts)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise an InputError."""
-        raise InputError(_without_keys(message)) from ex
+        raise InputError(self._explained(message)) from ex
+
+    def _explained(self, message: str) -> str:
+        """Return a message of jsonargparse with bare names of settings, and names close to a wrong one."""
+        message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
+        unknown = _UNKNOWN.match(message)
+        if unknown is None:
+            return message
+        flag, name = unknown.group(1) or "", unknown.group(2)
+        names = [action.dest for action in self._actions]
+        alias = _IN_THE_BOOK.get(name)
+        close = [alias] if alias in names else get_close_matches(name.replace("-", "_"), names)
+        close = [flag + each for each in close]
+        what = f"{flag}{name} is no {'flag' if flag else 'setting'} of this experiment"
+        return f"{what}; did you mean {' or '.join(close)}?" if close else message
 
     def get_defaults(self, skip_validation: bool = False, **kwargs: Any) -> Namespace:
         """Return the defaults: those of the code, replaced by those of the default config."""
@@ -52,11 +83,7 @@ class SettingsParser(ArgumentParser):
 
     def format_help(self, *args: Any) -> str:
         """Return the help, with the defaults that hold."""
-        defaults = self.get_defaults()
-        for action in self._actions:
-            if action.dest in defaults:
-                action.default = defaults[action.dest]
-        return super().format_help(*args)
+        return help_text(self, vars(self.get_defaults()), self.headings)
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a config file; its relative paths start at the working folder.
@@ -74,7 +101,7 @@ class SettingsParser(ArgumentParser):
             self.validate(settings, skip_required=True)
         except (InputError, TypeError, KeyError) as error:
             reason = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-            raise InputError(f"the config file {name}: {_without_keys(reason)}") from error
+            raise InputError(f"the config file {name}: {self._explained(reason)}") from error
         finally:
             self._open.clear()
         return settings
@@ -102,11 +129,6 @@ class ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Set what the file sets."""
         namespace.update(parser.parse_path(values, env=False, defaults=False))
-
-
-def _without_keys(message: str) -> str:
-    """Return a message of jsonargparse with the bare names of settings."""
-    return re.sub(r'Parser key "([^"]+)":', r"\1:", message)
 
 
 def _check(name: str, hint: Any, check: Any, value: Any, **kwargs: Any) -> Any:

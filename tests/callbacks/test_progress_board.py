@@ -104,7 +104,9 @@ def test_validation_outside_a_fit_and_sanity_checks_draw_nothing(trainer: Callab
 
 def test_a_script_writes_a_png(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     path = tmp_path / "figures" / "board.png"
-    board = ProgressBoard(path, title="Regression", xlabel="epochs", ylabel="squared error", yscale="log")
+    board = ProgressBoard(
+        path=path, title="Regression", xlabel="epochs", ylabel="squared error", yscale="log"
+    )
     assert not board.live
     trainer(max_epochs=2, callbacks=[board]).fit(LinearRegression(2), SyntheticRegressionData(num_train=64))
     assert [file.name for file in path.parent.iterdir()] == ["board.png"]
@@ -126,7 +128,7 @@ class Breaks(LinearRegression):
 
 
 def test_a_fit_that_fails_is_drawn_up_to_the_error(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
-    board = ProgressBoard(tmp_path / "board.png")
+    board = ProgressBoard(path=tmp_path / "board.png")
     data = SyntheticRegressionData(num_train=64, num_val=8)
     with pytest.raises(InputError, match="out of data"):
         trainer(max_epochs=3, callbacks=[board]).fit(Breaks(2), data)
@@ -135,7 +137,7 @@ def test_a_fit_that_fails_is_drawn_up_to_the_error(trainer: Callable[..., Traine
 
 
 def test_a_board_without_curves_writes_nothing(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
-    board = ProgressBoard(tmp_path / "board.png")
+    board = ProgressBoard(path=tmp_path / "board.png")
     trainer(max_epochs=0, callbacks=[board]).fit(LinearRegression(2), SyntheticRegressionData())
     assert list(tmp_path.iterdir()) == []
     assert len(board.figure().axes) == 1
@@ -232,6 +234,26 @@ def test_a_step_calls_one_hook() -> None:
         "before_optimizer_step",
     )
     assert not any(callable(getattr(board, f"on_{hook}")) for hook in hooks)
+
+
+def test_the_first_argument_is_the_label_of_the_x_axis_as_in_the_book() -> None:
+    board = ProgressBoard("x")
+    board.draw(0, 0, "sin", every_n=2)
+    board.write()
+    assert (board.figure().axes[0].get_xlabel(), board.path) == ("x", None)
+
+
+def test_a_path_that_is_none_of_a_picture_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"path must end in .png, .pdf, .svg, not 'x'"):
+        ProgressBoard(path="x")
+    with pytest.raises(InputError, match=r"the first argument is the label of the x axis; pass path='b.png'"):
+        ProgressBoard("b.png")
+
+
+def test_a_live_board_without_ipython_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_board, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="live=True needs IPython; install it by `pip install ipython`"):
+        ProgressBoard(live=True)
 
 
 @pytest.mark.parametrize("every_n", [0, -1])

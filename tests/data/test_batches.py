@@ -196,6 +196,15 @@ def test_the_last_rows_can_be_left_out(sizes: list[int], batch_size: int, epoch:
     assert own == order[: len(own)]
 
 
+def test_without_shuffling_rows_come_as_they_are_given() -> None:
+    members = [torch.tensor([4, 2, 9, 7, 1]), torch.tensor([5, 3])]
+    alone = ShuffledBatches(members[0], 2, 0, shuffle=False)
+    stacked = StackedBatches(members, 2, 0, shuffle=False)
+    for _ in range(2):
+        assert torch.cat(list(alone)).tolist() == [4, 2, 9, 7, 1]
+        assert member_orders(stacked) == [[4, 2, 9, 7, 1], [5, 3]]
+
+
 @pytest.mark.parametrize("same_order", [False, True])
 @pytest.mark.parametrize("epoch", [0, 7])
 def test_members_with_other_numbers_of_steps_change_no_order(same_order: bool, epoch: int) -> None:

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from torch.nn.utils import parametrizations
 
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.stacked import StackedModule
-from d2l_lightning.errors import InputError
+from d2l_lightning.errors import DivergenceError, InputError
 from d2l_lightning.models.mlp import MLP
 from d2l_lightning.models.price_regressor import PriceRegressor
+from d2l_lightning.models.softmax_regression import SoftmaxRegression
 from d2l_lightning.models.weight_decay import WeightDecayScratch
 
 MakeTrainer = Callable[..., Trainer]
@@ -285,6 +287,15 @@ def test_a_member_whose_batch_has_one_row_is_an_error(trainer: MakeTrainer) -> N
     stacked = StackedModule([MLP(4, 2, [3], batch_norm=True) for _ in range(2)])
     with pytest.raises(InputError, match="batch of one row; choose another batch_size"):
         trainer(max_epochs=1).fit(stacked, data)
+
+
+def test_a_member_that_diverges_on_padded_batches_is_not_said_to_mix_rows(trainer: MakeTrainer) -> None:
+    rows = {"train": [torch.arange(5)] * 2, "val": [torch.arange(5)] * 2}
+    data = StackedData(torch.randn(5, 4), torch.arange(5) % 2, rows, batch_size=3, seed=0)
+    stacked = StackedModule([SoftmaxRegression(4, 2, lr=1e37) for _ in range(2)])
+    with suppress(DivergenceError):
+        trainer(max_epochs=2).fit(stacked, data)
+    assert stacked._padding._rows_are_separate
 
 
 class Centred(MLP):

@@ -1,13 +1,30 @@
-"""Parts of perceptrons: initial weights and the variances of hidden layers."""
+"""Parts of perceptrons: activations, initial weights and the variances of hidden layers."""
 
-from typing import Any, cast
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast, get_args
 
 import pytest
 import torch
-from torch import nn
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from d2l_lightning.models.layers import Dropout, NTKLinear, initialize, layer_variances
+from d2l_lightning.ensemble.stacked import StackedModule
+from d2l_lightning.errors import InputError
+from d2l_lightning.models import layers
+from d2l_lightning.models.layers import (
+    Activation,
+    Dropout,
+    NTKLinear,
+    add_activation,
+    initialize,
+    layer_variances,
+)
 from d2l_lightning.models.mlp import MLP
+from d2l_lightning.models.table_regressor import TableRegressor
+from d2l_lightning.runs.cli import flag_parser
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -113,3 +130,64 @@ def test_gradients_are_those_of_the_loss_of_each_example() -> None:
     gradient = (logits.softmax(dim=1) - nn.functional.one_hot(y, 10)) @ W
     assert variances["gradient_variance"] == [pytest.approx(gradient.var().item())]
     assert variances["activation_variance"] == [pytest.approx(H.var().item())]
+
+
+class Doubled(nn.Module):
+    """An activation of one's own."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        return 2 * X
+
+
+@pytest.fixture
+def added() -> Iterator[None]:
+    """Add activations, and remove them after the test."""
+    known, names = dict(layers._ACTIVATIONS), get_args(Activation)
+    add_activation("doubled", Doubled)
+    add_activation("steep", lambda: nn.Softplus(beta=3))
+    yield
+    layers._ACTIVATIONS.clear()
+    layers._ACTIVATIONS.update(known)
+    Activation.__args__ = names  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("added")
+def test_an_added_activation_is_known_to_models_flags_and_checkpoints(
+    trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    X, y = torch.rand(6, 2, 2), torch.tensor([0, 1, 2] * 2)
+    model: Any = MLP(4, 3, [5], "doubled", lr=0.1)  # type: ignore[arg-type]
+    torch.testing.assert_close(model(X), model.net[2](2 * model.net[0](X.flatten(1))))
+    StackedModule([model, copy.deepcopy(model)])
+    fits = trainer(max_epochs=1)
+    fits.fit(model, DataLoader(TensorDataset(X, y), batch_size=3))
+    fits.save_checkpoint(tmp_path / "model.ckpt")
+    loaded = MLP.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    assert loaded(X).equal(model(X))
+    assert TableRegressor(3, [2], "steep").net[1].beta == 3  # type: ignore[arg-type, union-attr]
+    assert flag_parser(MLP)("activation", "steep") == "steep"
+    del layers._ACTIVATIONS["doubled"]  # as in a program that did not add it
+    with pytest.raises(InputError, match=r"not 'doubled'; add_activation\(\"softplus\", nn.Softplus\) makes"):
+        MLP.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("make", [MLP, TableRegressor])
+def test_a_module_as_activation_is_an_error(make: Any) -> None:
+    with pytest.raises(InputError, match=r"not Softplus\(.*; add_activation\(\"softplus\", nn.Softplus\)"):
+        make(3, hidden_sizes=[2], activation=nn.Softplus())
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("relu", nn.Softplus, "a text other than relu, prelu, .*, not 'relu'"),
+        ("", nn.Softplus, "a text other than"),
+        ("softplus", nn.Softplus(), r"needs a class or function without arguments .*, not Softplus"),
+        ("softplus", torch.relu, "needs a class or function without arguments"),
+        ("softplus", lambda: 3, "needs a class or function without arguments"),
+    ],
+)
+def test_what_cannot_be_added_is_an_error(name: str, make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        add_activation(name, make)
+    assert "softplus" not in layers._ACTIVATIONS

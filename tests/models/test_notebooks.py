@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from d2l_lightning.data.kaggle_house import KaggleHouse
 from d2l_lightning.data.regression import SyntheticRegressionData
 from d2l_lightning.errors import InputError
-from d2l_lightning.models.linear_regression import LinearRegression
-from d2l_lightning.models.notebooks import add_to_class
+from d2l_lightning.models.notebooks import HyperParameters, add_to_class
 
 
 def test_existing_objects_have_the_method() -> None:
@@ -103,17 +102,9 @@ def test_a_method_of_the_book_that_nothing_calls_is_an_error(cls: type, name: st
     assert not hasattr(cls, name)
 
 
-def test_a_loss_with_the_arguments_of_the_book_is_an_error() -> None:
-    before = LinearRegression.loss
-    with pytest.raises(
-        InputError, match=r"gets X, y and weight, not y_hat; add example_losses\(self, X, y\)"
-    ):
-        add_to_class(LinearRegression)(cast(Any, named_loss))
-    assert LinearRegression.loss is before
+def test_arguments_become_attributes() -> None:
+    class B(HyperParameters):
+        def __init__(self, a: int, b: int, c: int, *rest: int, **more: int) -> None:
+            self.save_hyperparameters(ignore=["c"])
 
-
-def named_loss(self: Any, y_hat: Tensor, y: Tensor) -> Tensor:
-    return ((y_hat - y) ** 2 / 2).mean()
-
-
-named_loss.__name__ = "loss"
+    assert vars(B(1, 2, 3, 4, d=5)) == {"a": 1, "b": 2, "rest": (4,), "more": {"d": 5}}

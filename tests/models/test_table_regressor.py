@@ -1,5 +1,6 @@
 """Regression of tables: predictions, losses and steps by hand, and bad settings."""
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from d2l_lightning.data.regression import RegressionData
+from d2l_lightning.ensemble.data import StackedData
+from d2l_lightning.ensemble.stacked import StackedModule
 from d2l_lightning.errors import InputError
 from d2l_lightning.models.layers import NTKLinear
 from d2l_lightning.models.price_regressor import TYPICAL_PRICE, PriceRegressor
@@ -228,3 +232,17 @@ def test_a_cosine_without_an_end_is_an_error(prices: Data) -> None:
     batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*prices), batch_size=8)
     with pytest.raises(InputError, match="a schedule needs steps, and max_epochs or max_steps as its end"):
         lean_trainer(max_epochs=-1).fit(TableRegressor(6, schedule="cosine"), batches)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_members_with_prelu_train_side_by_side_as_alone(optimizer: Any) -> None:
+    X, y = torch.randn(12, 3), torch.rand(12) + 1
+    members = [TableRegressor(3, [4], "prelu", optimizer=optimizer, lr=0.1) for _ in range(2)]
+    alone = [copy.deepcopy(member) for member in members]
+    stacked = StackedModule(members)
+    rows = {"train": [torch.arange(12)] * 2}
+    lean_trainer(max_epochs=30).fit(stacked, StackedData(X, y, rows, 6, seed=0, same_order=True))
+    for model, member in zip(alone, stacked.unstack(), strict=True):
+        lean_trainer(max_epochs=30).fit(model, RegressionData(X, y, 12, 6))
+        torch.testing.assert_close(model(X), member(X), rtol=1e-3, atol=1e-4)
+        assert model.net[1].weight.item() != 0.25

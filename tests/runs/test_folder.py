@@ -168,6 +168,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"sub/whole.txt": b"whole"}
 
 
+def test_a_file_that_a_library_gave_a_suffix_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".partial-other.png").touch()
+    message = r"x has no suffix that names its format; take x.png, for example"
+    with pytest.raises(InputError, match=message), whole_file(tmp_path / "x") as path:
+        Figure().savefig(path)
+    with suppress(KeyError), whole_file(tmp_path / "x") as path:
+        Figure().savefig(path)
+        raise KeyError
+    assert [file.name for file in tmp_path.iterdir()] == [".partial-other.png"]
+
+
 def test_runs_of_the_same_second_have_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,17 @@ def test_too_large_a_size_is_an_error_that_names_the_largest_setting(allocate: A
     assert len(str(raised.value).splitlines()) == 1
 
 
+def test_a_number_beyond_single_precision_is_an_error_that_names_the_largest() -> None:
+    settings = {"lr": 1e300, "noise": 0.5, "rows": 10**15, "model": partial(dict, sigma=1e200)}
+    message = r"^lr 1e\+300 is too large for single precision$"
+    for compute in (
+        lambda: torch.zeros(2).add_(torch.ones(2), alpha=1e300),
+        lambda: torch.nn.functional.softshrink(torch.zeros(2), 1e300),
+    ):
+        with pytest.raises(InputError, match=message), machine_limits(settings):
+            compute()
+
+
 def test_the_message_says_how_much_was_asked_for() -> None:
     for allocate in (lambda: torch.empty(10**15), lambda: np.empty(10**15, np.float32)):
         with (
