@@ -9,7 +9,7 @@ from d2l_lightning.functional import bandits
 from d2l_lightning.functional.dropout import require_probability
 from d2l_lightning.plots.shift import regret_curves
 from d2l_lightning.runs.cli import run_experiment
-from d2l_lightning.runs.report import Table, track
+from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
 from d2l_lightning.runs.trainer_flags import refuse_flags
 
@@ -30,7 +30,8 @@ def main(
     Args:
         run: The run.
         arms: The probability that each arm pays 1 instead of 0.
-        epsilons: Probabilities of a random arm, a strategy each: 0 is greedy, 1 is random.
+        epsilons: Probabilities of pulling a random arm. Each makes a strategy: with 0, the arm with the
+            highest mean so far is always pulled; with 1, always a random one.
         steps: Pulls of each bandit.
         repeats: Bandits that each strategy plays side by side.
     """
@@ -49,7 +50,7 @@ def main(
     strategies = {f"epsilon_{epsilon:g}": greedy(epsilon) for epsilon in epsilons}
     regret = {}
     for name, strategy in {**strategies, "ucb": bandits.upper_confidence_bound}.items():
-        pulls = track(range(1, steps + 1), name)
+        pulls = run.track(range(1, steps + 1), title_of(name))
         regret[name] = bandits.cumulative_regret(
             strategy, probabilities, repeats, pulls, data_generator(run.seed)
         )
@@ -57,19 +58,26 @@ def main(
     means = {name: values.mean(dim=1)[-1].item() for name, values in regret.items()}
     random_regret = steps * (probabilities.max() - probabilities.mean()).item()
     note = (
-        f"The expected regret of random arms is {random_regret:.1f}; that of ucb is at most {bound:.1f}.\n"
-        "A greedy strategy may never leave a worse arm: its regret is small or very large."
+        f"Epsilon is the probability of a random arm; with 0, a bandit may stay with a worse arm for good. "
+        f"Random arms have an expected regret of {random_regret:.1f}. The proven bound for the expected "
+        f"regret of upper confidence bounds is {bound:.1f}."
     )
+    named = {title_of(name): values for name, values in regret.items()}
     rows = [
-        (name, f"{means[name]:.1f}", *(f"{values[-1].quantile(q).item():.1f}" for q in (0.05, 0.95)))
-        for name, values in regret.items()
+        (name, *(f"{value:.1f}" for value in (last.mean(), last.quantile(0.05), last.quantile(0.95))))
+        for name, (*_, last) in named.items()
     ]
-    named = {name.replace("_", " "): values for name, values in regret.items()}
+    columns = ("strategy", "mean", "5th percentile", "95th percentile")
     run.finish(
         {"regret": means, "ucb_bound": bound},
         figures={"regret": partial(regret_curves, named)},
-        tables=[Table(f"regret after {steps} pulls", ("", "mean", "5 %", "95 %"), rows, note)],
+        tables=[Table(f"regret after {steps} pulls, of {repeats} bandits", columns, rows, note)],
     )
+
+
+def title_of(name: str) -> str:
+    """Return the name of a strategy for tables and figures."""
+    return "upper confidence bounds" if name == "ucb" else name.replace("_", " ")
 
 
 def greedy(epsilon: float) -> bandits.Strategy:

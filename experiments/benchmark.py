@@ -18,7 +18,7 @@ from d2l_lightning.benchmarks.weight_decay import LambdaPath
 from d2l_lightning.benchmarks.whole_job import WholeJob
 from d2l_lightning.errors import require_positive
 from d2l_lightning.runs.cli import run_experiment
-from d2l_lightning.runs.report import Table, print_line, print_warning, track
+from d2l_lightning.runs.report import Table, print_line, print_warning
 from d2l_lightning.runs.run import Run
 from d2l_lightning.runs.trainer_flags import refuse_flags
 
@@ -58,24 +58,27 @@ def main(
 
     Args:
         run: The run.
-        job: What to time, on the CPU or, with `--accelerator gpu`, on a GPU, from the same weights and on the
-            same batches. This project always trains in a run with the defaults of its experiments.
-            `kaggle_house`: the 5-fold cross-validation of Section 4.10 as one stacked fit, as the same by a
-            Trainer alone, as a PyTorch loop over the folds, and with a plain Trainer for each fold.
-            `kaggle_house_mlp`: the perceptron of configs/kaggle_house_mlp.yaml and the loop; dropout masks
-            differ, so metrics agree only roughly. `many_folds`: 50 folds and 5, which have other metrics.
-            `whole_job`: kaggle_house.py and a script in plain PyTorch that does the same, as processes.
-            `shared_machine`: the cross-validation and Section 4.3's perceptron, idle and while another
-            process keeps each core busy, and PyTorch loops. `linear_regression`: a step of Section 3.5's
-            model with and without the Trainer, the same for a module that does nothing, and with a progress
-            board. `weight_decay`: a path of 32 lambdas with the settings of Section 4.5 as one stacked fit,
-            and as 32 fits in turn. `fashion_mnist`: Section 4.3's perceptron with validation, as a PyTorch
-            loop over tensors in memory, and in plain Lightning with torchvision's dataset. `search`: 64
-            settings of a house perceptron on 5 folds, with and without pruning, with two workers, as a
-            stacked fit for each setting, and as plain Optuna with a Trainer for each fold.
+        job: What to time, each implementation from the same weights and on the same batches. This project
+            trains in a run with the defaults of its experiments; --accelerator gpu trains on a GPU.
+            - `kaggle_house`: the 5-fold cross-validation of Section 4.10 as one stacked fit, in a run and by
+            a Trainer alone; as a PyTorch loop over the folds; with a plain Trainer for each fold.
+            - `kaggle_house_mlp`: the perceptron of configs/kaggle_house_mlp.yaml, stacked and as a PyTorch
+            loop. Their dropout masks differ, so their metrics agree only roughly.
+            - `many_folds`: 50 folds beside 5.
+            - `whole_job`: kaggle_house.py, and a script in plain PyTorch that does the same, as processes.
+            - `shared_machine`: the cross-validation, the perceptron of Section 4.3 and PyTorch loops, on the
+            machine as it is and while another process keeps each core busy.
+            - `linear_regression`: a step of Section 3.5's model with the Trainer, without it, and with a
+            progress board; a step of a module that does nothing.
+            - `weight_decay`: a path over 32 lambdas with the settings of Section 4.5, as one stacked fit and
+            as 32 fits in turn.
+            - `fashion_mnist`: the perceptron of Section 4.3 with validation, as a PyTorch loop over tensors
+            in memory, and in plain Lightning with torchvision's dataset.
+            - `search`: 64 settings of a house perceptron on 5 folds, with and without pruning, with two
+            workers, as a stacked fit for each setting, and as plain Optuna with a Trainer for each fold.
         repeats: How often each implementation is timed, in turn.
-        epochs: Epochs of each fit; if not given, 100, or 1 of Fashion-MNIST, or 60 of `search`.
-            `shared_machine` trains the perceptron for a hundredth of them, and 1 at least.
+        epochs: Epochs of each fit. If not given, 100; 1 for `fashion_mnist`; 60 for `search`. In
+            `shared_machine`, the perceptron is trained for a hundredth of them, and for 1 at least.
     """
     refuse_flags(run.trainer_flags, "each implementation has settings of its own")
     require_positive(repeats=repeats, epochs=1 if epochs is None else epochs)
@@ -92,10 +95,10 @@ def main(
         for implementation in dict.fromkeys(JOBS[job](run, 1, scripts).implementations.values()):
             implementation()  # imports and the like, which happen once, are not timed
     timed = JOBS[job](run, epochs, scripts)
-    seconds, metrics = time_in_turn(timed, track(range(repeats), "timing"))
+    seconds, metrics = time_in_turn(timed, run.track(range(repeats), "timing"))
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     ratios, others = timed.ratios(medians), timed.other_seconds(repeats)
-    unit, scale, digits = ("s", 1.0, 2) if timed.steps is None else ("µs a step", 1e6 / timed.steps, 0)
+    unit, scale, digits = ("seconds", 1.0, 2) if timed.steps is None else ("µs a step", 1e6 / timed.steps, 0)
     shown = list(dict.fromkeys(metric for values in metrics.values() for metric in values))
     rows = [
         (
@@ -106,15 +109,18 @@ def main(
         for name, times in seconds.items()
     ]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    title = f"{timed.title}, {epochs} epochs, {repeats} runs each, on {name}"
+    title = f"{timed.title}, {unit} for {epochs} epochs, {repeats} runs each, on {name}"
     numbers = {**ratios, **others}.items()
-    note = "; ".join(f"{name.replace('_', ' ')} {number:.3f}" for name, number in numbers)
+    found = "; ".join(f"{name.replace('_', ' ')} {number:.3f}" for name, number in numbers)
+    note = f"Ratios of medians, which docs/performance.md explains, and other times: {found}."
+    metric_names = {"train": "training metric", "val": "validation metric"}
+    columns = ("implementation", "median", "fastest", "slowest", *(metric_names.get(m, m) for m in shown))
     run.finish(
         {
             **{"ratios": ratios, **others, "seconds": seconds, "figures": metrics, "load": asdict(load)},
             "device": name,
         },
-        tables=[Table(title, (unit, "median", "from", "to", *shown), rows, note)],
+        tables=[Table(title, columns, rows, note)],
     )
 
 

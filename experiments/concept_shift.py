@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from d2l_lightning.callbacks.prequential import PrequentialErrors
 from d2l_lightning.data.streams import DriftingStream
@@ -16,11 +17,16 @@ from d2l_lightning.runs.trainer_flags import refuse_flags
 import torch
 
 
+def line(num_inputs: int, **model: Any) -> LinearRegression:
+    """Return the model."""
+    return LinearRegression(num_inputs, **model)
+
+
 def main(
     run: Run,
     frozen_after: float = 0.1,
     data: Callable[..., DriftingStream] = DriftingStream,
-    model: Callable[..., LinearRegression] = LinearRegression,
+    model: Callable[..., LinearRegression] = line,
 ) -> None:
     """Predict every batch of a stream with concept shift, then train on it (4.9.3, 4.9.4).
 
@@ -47,17 +53,19 @@ def main(
     frozen, online = (torch.cat(errors) for errors in zip(*recorder.errors, strict=True))
     truth = ((stream.X * stream.w).sum(dim=1) - stream.y).square()
     first = start * stream.batch_size
-    errors = {f"frozen after {first} rows": frozen, "online: keeps training": online, "true weights": truth}
+    models = (f"frozen copy, trained on {first} rows", "model that goes on training", "true weights")
+    errors = dict(zip(models, (frozen, online, truth), strict=True))
     rows = [(name, e[first:].mean().item(), e[-first:].mean().item()) for name, e in errors.items()]
+    columns = ("predictions by", "all rows after the copy", f"last {min(first, len(stream.y))} rows")
     names = ("frozen_error", "online_error", "truth_error")
     note = (
-        "Each row is predicted before the model trains on it. "
-        "The last part is as long as the part before the freeze."
+        f"The copy is made after {first} rows. Each row is predicted before the model trains on it. "
+        "The error of the true weights is the noise."
     )
     run.finish(
         {name: error for name, (_, error, _) in zip(names, rows, strict=True)},
         figures={"errors": partial(stream_errors, errors, first)},
-        tables=[Table("mean squared error on the stream", ("", "after the freeze", "last part"), rows, note)],
+        tables=[Table("mean squared error on the stream", columns, rows, note)],
     )
 
 

@@ -121,14 +121,14 @@ def correction_tables(
     }
     rows = [(name, f"{risks[risk]:.6g}") for risk, name in names.items()]
     gain, error = risks["gain"], risks["gain_standard_error"]
-    change = f"Weights {'lower' if gain > 0 else 'raise'} the risk by {abs(gain):.3g}"
-    unclear = "" if abs(gain) > 2 * error else "; the difference is not significant"
+    change = f"Weights {'lower' if gain > 0 else 'raise'} the loss on the target by {abs(gain):.3g}"
+    unclear = "" if abs(gain) > 2 * error else ", so the difference is not significant"
     note = f"{change}, with a standard error of {error:.3g}{unclear}." if gain else "Weights change nothing."
     loss = "cross-entropy" if data.classes else f"mean squared error of {data.label}"
-    title = "target's mean minus source's, in standard deviations"
+    title = "mean of the target minus mean of the source, in standard deviations"
     return [
-        Table(title, ("feature", "without weights", "weighted"), features[:MAX_FEATURES]),
-        Table(f"{loss}, estimated on held-out rows of the source", ("", "risk"), rows, note),
+        Table(title, ("feature", "source without weights", "source with weights"), features[:MAX_FEATURES]),
+        Table(f"{loss}, estimated on held-out rows of the source", ("model", "loss"), rows, note),
     ]
 
 

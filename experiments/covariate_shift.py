@@ -51,7 +51,7 @@ def main(
         run: The run.
         trials: Number of tests on Fashion-MNIST without a shift, and of tests with a shift; 0 for no tests.
         trial_rows: Rows of source and of target in a test.
-        trial_epochs: Epochs of a test's domain classifier.
+        trial_epochs: Epochs of the domain classifier of each test.
         data: The data with known weights.
         model: The model.
         domain: The settings of the domain classifiers.
@@ -101,9 +101,13 @@ def with_tests(report: Report, tests: dict[str, list[Detection]], shift: str, ro
     rates = {name: fmean(p <= LEVEL for p in values) for name, values in p_values.items()}
     num_tests = len(tests["with shift"])
     shares = {"false_alarm_rate": rates["without shift"], "power": rates["with shift"], "trials": num_tests}
-    columns = (f"{num_tests} tests", "median AUC", f"share with p <= {LEVEL}")
+    columns = (f"{num_tests} tests", "median AUC", f"share with a p-value of at most {LEVEL}")
     cells = [(name, f"{median(aucs[name]):.4f}", f"{rate:.3f}") for name, rate in rates.items()]
-    note = f"{rows} rows of source and of target; half of them train the classifier."
+    note = (
+        f"Each test compares {rows} rows of the source with {rows} rows of the target or, without shift, of "
+        "the source. Half of them train a classifier; AUC and p-value are those of the other half. Without "
+        "shift, the share is that of false alarms; with shift, the power of the test."
+    )
     return replace(
         report,
         results={**report.results, "detector": {**report.results["detector"], **shares}},

@@ -58,7 +58,7 @@ def main(
             the penalty of the lasso, within the training rows.
         k: Number of folds.
         folds: How rows are assigned to folds, as in kaggle_house.py.
-        data_dir: A folder with other files train.csv and test.csv, as of kaggle_house.py.
+        data_dir: A folder with your own train.csv and test.csv. If not given, the data of the package.
     """
     if not methods or len(set(methods)) < len(methods):
         raise InputError("methods must name at least one method, and each one once")
@@ -127,7 +127,9 @@ def report(run: Run, found: dict[str, Any], about: dict[str, Any], load: str) ->
     run.finish(
         {**about, "methods": found},
         products={"comparison.csv": table},
-        tables=[Table(title, ("method", "mean of folds", "all rows", "CPU s"), rows, load)],
+        tables=[
+            Table(title, ("method", "mean of the folds", "over all rows", "CPU time (seconds)"), rows, load)
+        ],
         figures={"comparison": partial(comparison_figure, scores, "log RMSE of a fold", title)},
     )
 

@@ -103,14 +103,17 @@ def tables(
     """Return a table of the class shares and one of the test metrics of all fits."""
     classes = zip(LABELS, *shares.values(), strict=True)
     share_rows = [(label, *(f"{value:.4f}" for value in values)) for label, *values in classes]
-    note = f"Total variation distance of the estimated from the true target: {distance:.4f}."
+    note = (
+        f"Total variation distance of the target's estimated shares from the true ones: {distance:.4f}. It "
+        "is half the sum of the absolute differences."
+    )
     rows = [
         (f"trained with {NAMES[name]}", f"{test['test_accuracy']:.4f}", f"{test['test_loss']:.4f}")
         for name, test in tests.items()
     ]
     return [
-        Table("class shares", ("", *shares), share_rows, note),
-        Table("accuracy on the target", ("", "accuracy", "loss"), rows),
+        Table("class shares", ("class", "source", "target", "target, estimated"), share_rows, note),
+        Table("accuracy on the target", ("model", "accuracy", "cross-entropy"), rows),
     ]
 
 

@@ -92,8 +92,10 @@ def first_rows(trained: PricePredictor | ClassPredictor, predictions: "pd.DataFr
     title = f"predictions: {trained.target.label} by {models}, first of {len(predictions):,} rows"
     note = ""
     if isinstance(trained, PricePredictor) and trained.quantile is not None:
-        share = f"{trained.coverage:.0%} of rows like those of the training"
+        share = f"{trained.coverage:.0%} of new rows that are like the training rows"
         note = f"The true value of {share} is between lower and upper."
+    if "spread" in predictions and len(trained.models) > 1:
+        note += " Spread is the standard deviation of the models' predictions."
     return Table(title, [str(name) for name in predictions], rows, note)
 
 

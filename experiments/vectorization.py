@@ -6,7 +6,7 @@ from functools import partial
 from d2l_lightning.errors import InputError, require_positive
 from d2l_lightning.plots.style import Curve, curve_figure
 from d2l_lightning.runs.cli import run_experiment
-from d2l_lightning.runs.report import Table, track
+from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
 from d2l_lightning.runs.trainer_flags import refuse_flags
 
@@ -26,7 +26,7 @@ def main(run: Run, n: Sequence[int] = (10, 100, 1000, 10_000, 100_000), repeats:
     Args:
         run: The run.
         n: Lengths of the vectors, as in `--n 100 1000 10000`.
-        repeats: The least number of timed blocks.
+        repeats: The fewest timed blocks.
     """
     refuse_flags(run.trainer_flags, "nothing is trained")
     if not n:
@@ -38,7 +38,7 @@ def main(run: Run, n: Sequence[int] = (10, 100, 1000, 10_000, 100_000), repeats:
     torch.empty(3, n[-1])  # fails at once where there is no room for two vectors and their sum
     run.start()
     loop, vectorized = [], []
-    for length in track(n, "timing"):
+    for length in run.track(n, "timing"):
         a, b = torch.rand(length), torch.rand(length)
         if not torch.equal(add_in_loop(a, b), a + b):  # the time of a wrong sum would mean nothing
             raise AssertionError("the loop and the sum differ")
@@ -50,8 +50,8 @@ def main(run: Run, n: Sequence[int] = (10, 100, 1000, 10_000, 100_000), repeats:
         book = [f"{seconds * 1e3:.2f}" for seconds in BOOK[length]] if length in BOOK else ["", ""]
         ours = [f"{slow * 1e3:.4f}", f"{fast * 1e3:.4f}", f"{slow / fast:,.0f}"]
         rows.append([f"{length:,}", *ours, *book])
-    columns = ("n", "loop, ms", "a + b, ms", "loop / (a + b)", "book: loop", "a + b")
-    note = "The book times once, on a machine that it does not name."
+    columns = ("length", "loop (ms)", "a + b (ms)", "loop / (a + b)", "book: loop (ms)", "book: a + b (ms)")
+    note = "The book's times are of one sum each, on a machine that it does not name."
     curves: list[Curve] = [("number by number in a loop", n, loop), ("at once: a + b", n, vectorized)]
     figure = ("Adding two vectors", {"": curves}, "length of the vectors, n", "time (seconds)")
     run.finish(

@@ -24,7 +24,7 @@ class HouseFolds(Job):
     k, batch_size = 5, 64
     model: dict[str, Any] = {"lr": 5.0}  # noqa: RUF012
     title = "5-fold cross-validation on house prices"
-    baselines: ClassVar = {"bare_loop": "bare loop", "trainer_per_fold": "Trainer a fold"}
+    baselines: ClassVar = {"bare_loop": "bare loop", "trainer_per_fold": "Trainer for each fold"}
     on_gpu = True
 
     def __init__(self, *args: Any) -> None:
@@ -45,7 +45,7 @@ class HouseFolds(Job):
             "this project": self.run_fit,
             "without a run": self.stacked_fit,
             "bare loop": self.pytorch_loop,
-            "Trainer a fold": self.trainer_per_fold,
+            "Trainer for each fold": self.trainer_per_fold,
         }
 
     def run_fit(self) -> Metrics:

@@ -46,7 +46,7 @@ class LinearSteps(Job):
 
     def other_seconds(self, repeats: int) -> dict[str, float]:
         """Return how long a board takes to write its file."""
-        board = ProgressBoard(self.run.record("figures/board.png"), live=False)
+        board = ProgressBoard(path=self.run.record("figures/board.png"), live=False)
         self.run_fit(board)
         seconds = timeit.repeat(board.write, repeat=repeats, number=1)
         return {"board_png_seconds": statistics.median(seconds)}

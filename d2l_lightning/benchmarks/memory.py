@@ -62,3 +62,20 @@ def memory_of(
         del value
     memory = {"prediction": predicting.peak, "intermediates": intermediates, "training": training.peak}
     return {**memory, "parameters": sum(p.nbytes for p in model.parameters())}
+
+
+def memory_of_parts(
+    model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], X: Tensor, y: Tensor, num_parts: int
+) -> tuple[int, Tensor]:
+    """Return the peak memory of a gradient from parts of a batch, in bytes, and the gradient.
+
+    The batch is split into parts, whose gradients are accumulated. The loss is a mean over rows, so each part
+    counts by its share of the rows. The memory does not include parameters and batch. The gradient of all
+    parameters has shape ``(p,)``.
+    """
+    model.zero_grad(set_to_none=True)
+    with LiveMemory() as memory:
+        for part, targets in zip(X.tensor_split(num_parts), y.tensor_split(num_parts), strict=True):
+            (loss(model(part), targets) * (len(targets) / len(y))).backward()
+    gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    return memory.peak, torch.cat(gradients)

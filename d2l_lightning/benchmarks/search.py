@@ -18,8 +18,8 @@ from d2l_lightning.ensemble.stacked import StackedModule
 from d2l_lightning.models.price_regressor import PriceRegressor
 from d2l_lightning.runs.run import Run
 
-TRAINER_PER_FOLD = "Optuna, a Trainer a fold"
-FIT_PER_SETTING = "a stacked fit a setting"
+TRAINER_PER_FOLD = "Optuna, a Trainer for each fold"
+FIT_PER_SETTING = "a stacked fit for each setting"
 # The least and the greatest value of each parameter, and whether its logarithm is drawn.
 SPACE = {"lr": (3e-4, 3e-2, True), "weight_decay": (1e-6, 1e-1, True), "dropout": (0.0, 0.5, False)}
 ONCE = "validated once"

@@ -22,10 +22,10 @@ class ShiftedHouses(CovariateShiftData):
     source and target. Half of the target's houses are its test rows. The true weights are unknown.
 
     Args:
-        data_dir: A folder with your own train.csv and test.csv; if not given, the data of the package.
-        split_by: The column that splits the houses: ``YearBuilt`` or ``Neighborhood``.
-        year: With ``YearBuilt``, houses built in this year or later are the target.
-        neighborhoods: With ``Neighborhood``, houses in these are the target.
+        data_dir: A folder with your own train.csv and test.csv. If not given, the data of the package.
+        split_by: The column that decides whether a house belongs to the source or to the target.
+        year: With `--split_by YearBuilt`, houses built in this year or later are the target.
+        neighborhoods: With `--split_by Neighborhood`, the neighbourhoods whose houses are the target.
         batch_size: Rows in a training batch.
         seed: Seed of the split of the target and of the order of the source's rows.
     """

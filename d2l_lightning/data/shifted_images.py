@@ -22,13 +22,13 @@ class ShiftedFashionMNIST(CovariateShiftData):
 
     Args:
         data_dir: A folder with the four IDX files; if not given, they are found or downloaded.
-        kind: The change: ``rotation`` about the centre, counter-clockwise; ``noise``, normal, added to each
-            pixel; or ``brightness``, a factor of each pixel. Pixels stay between 0 and 1.
-        amount: Degrees of rotation, from -180 to 180; standard deviation of the noise; or the factor of the
-            brightness.
+        kind: The change: a counter-clockwise rotation about the centre (rotation), normal noise that is added
+            to each pixel (noise), or a factor of each pixel (brightness). Pixels stay between 0 and 1.
+        amount: The size of the change: degrees of rotation, from -180 to 180, the standard deviation of the
+            noise, or the factor of the brightness.
         source_share: The probability that an image of the source is changed.
         target_share: The probability that an image of the target is changed.
-        num_source: Rows of the source, if there are so many training rows.
+        num_source: Rows of the source, or all training rows if they are fewer.
         batch_size: Rows in a training batch.
         seed: Seed of all randomness.
     """

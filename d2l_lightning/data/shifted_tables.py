@@ -42,9 +42,9 @@ class ShiftedTables(SourceAndTarget):
         source: The CSV file with labels.
         target: The CSV file without labels.
         label: The column to predict.
-        ignore: Columns that are not features, such as names and row numbers; they need not be in both files.
-        task: ``regression`` for numeric labels, which are standardised over the source; ``classification``
-            for categories; ``auto`` for regression if all labels are numbers, else classification.
+        ignore: Columns that are not features, such as names and row numbers. They need not be in both files.
+        task: Whether labels are numbers (regression), which are standardised over the source, or classes
+            (classification). With `auto`, they are numbers if all of them can be read as numbers.
         batch_size: Rows in a training batch.
         seed: With the epoch, decides the order of the source's rows.
 

@@ -21,7 +21,7 @@ class DriftingStream(LightningDataModule):
         num_inputs: Number of features, d, at least two.
         num_rows: Rows of the stream, n.
         turn: The angle by which the true weights rotate over the stream, in radians.
-        noise: Standard deviation of the targets' noise e.
+        noise: Standard deviation of the noise e in the labels.
         batch_size: Rows in a batch of the stream.
         seed: Seed of all randomness.
 

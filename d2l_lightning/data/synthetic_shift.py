@@ -16,9 +16,9 @@ class SyntheticCovariateShift(CovariateShiftData):
 
     Args:
         num_inputs: Number of features, d.
-        shift: Distance between the mean of the source and that of the target, s.
-        curvature: Curvature of the dependency, c.
-        noise: Standard deviation of the targets' noise e.
+        shift: Distance s between the means of source and target.
+        curvature: Factor c of the curve's square.
+        noise: Standard deviation of the noise e in the labels.
         num_source: Rows of the source.
         num_target: Rows of the target for the estimate of the weights.
         num_test: Rows of the target for validation and test.

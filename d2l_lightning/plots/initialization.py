@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from d2l_lightning.plots.style import Curve, curve_figure
@@ -41,3 +41,21 @@ def variance_figure(variances: Variances, key: str, width: int, over_depth: bool
     figure.axes[0].set_ylim(max(low, BOUNDS[0]), min(high, BOUNDS[1]))
     figure.axes[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def singular_values(bounds: Mapping[str, Mapping[str, Sequence[float]]], size: int) -> Figure:
+    """Draw the largest and the smallest singular values of products with bounds, a panel for each kind."""
+    names = {
+        "largest singular value": "largest",
+        "its upper bound": "largest_bound",
+        "smallest singular value": "smallest",
+        "its lower bound": "smallest_bound",
+    }
+    curves: dict[str, list[Curve]] = {
+        f"elements: {kind}": [
+            (name, range(1, len(values[key]) + 1), values[key]) for name, key in names.items()
+        ]
+        for kind, values in bounds.items()
+    }
+    title = f"Singular values of products of {size} × {size} matrices"  # noqa: RUF001 (a product)
+    return curve_figure(title, curves, "matrices", "singular value", yscale="log", legend="first")

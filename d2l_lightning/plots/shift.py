@@ -57,8 +57,8 @@ def fitted_lines(points: Mapping[str, tuple[Tensor, Tensor]], lines: Sequence[st
 
     The points are coordinates t and y, shape ``(n,)``, of source and target, by name.
     """
-    title = "Lines fitted to a curve: the rows decide where they fit"
-    figure, (panel,) = style.panels([""], title, "t = <a, x>", "y")
+    title = "Lines fitted to a curve: each fits where its rows are"
+    figure, (panel,) = style.panels([""], title, "t, the coordinate along the shift", "label y")
     for (name, (t, y)), colour, marker in zip(points.items(), ("0.75", "0.45"), "ox", strict=True):
         look: Any = {"markersize": 3, "color": colour, "linestyle": "none", "zorder": 1}
         panel.plot(t[:MAX_ROWS], y[:MAX_ROWS], marker, label=name, **look)
@@ -72,10 +72,10 @@ def detections(
 ) -> Figure:
     """Draw the AUCs of tests without and with a shift, and the share of p-values up to each level."""
     figure, (left, right) = style.panels(
-        ["AUC on held-out rows", "how often a test raises an alarm"],
+        ["AUC on held-out rows", "how often a test finds a shift"],
         f"Detecting a shift of Fashion-MNIST: {shift}",
         ["area under the curve", "level of the test"],
-        ["share of tests per bin", "share of tests with p up to it"],
+        ["share of tests per bin", "share of tests with a p-value up to it"],
     )
     values = {name: torch.tensor(each) for name, each in aucs.items()}
     style.histograms(left, values, style.value_span(torch.cat(list(values.values()))))
@@ -145,7 +145,7 @@ def stream_errors(errors: Mapping[str, Tensor], freeze: int) -> Figure:
         curves.append((name, ends.tolist(), [part.mean().item() for part in parts]))
     title, labels = "Prediction of a stream with concept shift", ("row of the stream", "mean squared error")
     figure = style.curve_figure(title, {"": curves}, *labels, yscale="log", legend="none")
-    figure.axes[0].axvline(freeze, color="0.6", linewidth=1, label="freeze")
+    figure.axes[0].axvline(freeze, color="0.6", linewidth=1, label="the copy is made")
     figure.axes[0].legend(frameon=False)
     return figure
 
@@ -158,8 +158,10 @@ def regret_curves(regret: Mapping[str, Tensor]) -> Figure:
     num_bandits = next(iter(regret.values())).shape[1]
     title = f"Regret of strategies for a multi-armed bandit, mean of {num_bandits} bandits"
     means = [(name, range(1, len(each) + 1), each.mean(dim=1).tolist()) for name, each in regret.items()]
-    curves = {"linear": means, "logarithmic": means}
-    figure = style.curve_figure(title, curves, ["pull", "pull"], ["regret", ""], legend="first")
+    curves = {"linear axes": means, "logarithmic axes": means}
+    figure = style.curve_figure(
+        title, curves, "number of pulls", ["regret (expected payments)", ""], legend="first"
+    )
     if any(mean[-1] > 0 for *_, mean in means):  # with equal arms all regret is 0
         style.log_scale(figure.axes[1], "x")
         style.log_scale(figure.axes[1])

@@ -52,12 +52,15 @@ def curve_figure(
     xscale: Scale = "linear",
     yscale: Scale = "linear",
     markers: bool = False,
-    legend: Literal["each", "first", "last", "none"] = "last",
+    legend: Literal["each", "beside", "first", "last", "none"] = "last",
 ) -> Figure:
     """Return a figure of curves, with a panel for each entry of ``curves``, titled by its key.
 
-    For the labels see ``panels``. ``markers`` marks the points; ``legend`` names the panels with a legend.
+    For the labels see ``panels``. ``markers`` marks the points; ``legend`` names the panels with a legend;
+    with "beside", each has one on its right, where it hides no curve.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = panels(list(curves), title, xlabel, ylabel)
     for panel, of_panel in zip(axes, curves.values(), strict=True):
         draw_curves(panel, of_panel)
@@ -66,10 +69,17 @@ def curve_figure(
                 line.set(marker="o", markersize=4)
         if xscale == "log":
             log_scale(panel, "x")
+        elif all(float(x).is_integer() for _, xs, _ in of_panel for x in xs):
+            panel.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))  # no epoch 2.5
         if yscale == "log":
             log_scale(panel, "y")
-    for panel in {"each": axes, "first": axes[:1], "last": axes[-1:], "none": []}[legend]:
-        panel.legend(frameon=False)
+    where: dict[str, Any] = {}
+    if legend == "beside":
+        figure.set_figwidth(figure.get_figwidth() + 1.7 * len(axes))
+        where = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    named = {"each": axes, "beside": axes, "first": axes[:1], "last": axes[-1:], "none": []}
+    for panel in named[legend]:
+        panel.legend(frameon=False, **where)
     return figure
 
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from d2l_lightning.plots.style import COLOURS, empty_figure, number_ticks, panels, value_span
+from d2l_lightning.plots.style import (
+    COLOURS,
+    empty_figure,
+    histograms,
+    number_ticks,
+    panels,
+    value_span,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -179,6 +186,38 @@ def comparison_figure(
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False)
     figure.suptitle(title)
+    return figure
+
+
+def missing_values_figure(values: Tensor, missing: Tensor, column: str, results: Mapping[str, Any]) -> Figure:
+    """Draw which values of a column are missing, and the error with what takes their place.
+
+    Args:
+        values: All values of the column, shape ``(n,)``.
+        missing: Whether each is missing, not at random, shape ``(n,)``.
+        column: The name of the column.
+        results: The log RMSE without missing values, ``complete``, and for each method and draw where values
+            are missing ``at_random`` and ``not_at_random``.
+    """
+    titles = ["values missing not at random", "error by what takes their place"]
+    xlabels, ylabels = [column, "log RMSE of the price, all rows"], ["share of rows per bin", ""]
+    title = f"Missing values of {column}: is the mean a good guess?"
+    figure, (left, right) = panels(titles, title, xlabels, ylabels)
+    histograms(left, {"present": values[~missing], "missing": values[missing]}, value_span(values, 0.001))
+    mean = values[~missing].mean().item()
+    left.axvline(mean, color="0.2", linestyle="--", label="mean of those present")
+    left.legend(frameon=False)
+    patterns = {"at_random": ("o", 0.12), "not_at_random": ("D", -0.12)}
+    methods = [name for name, own in results["at_random"].items() if isinstance(own, dict)]
+    for (pattern, (marker, offset)), colour in zip(patterns.items(), COLOURS, strict=False):
+        draws = [(e, i - offset) for i, m in enumerate(methods) for e in results[pattern][m]["draws"]]
+        x, y = zip(*draws, strict=True)
+        label = f"missing {pattern.replace('_', ' ')}"
+        right.plot(x, y, marker, color=colour, markersize=5, alpha=0.7, label=label)
+    right.axvline(results["complete"]["log_rmse"], color="0.2", linestyle=":", label="nothing missing")
+    right.set_yticks(range(len(methods)), methods)
+    right.set_ylim(len(methods) - 0.4, -0.6)
+    right.legend(frameon=False, loc="lower right", fontsize="small")
     return figure
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from lightning.pytorch import Callback, LightningDataModule
 from torch import Tensor
 
+from d2l_lightning.callbacks.accuracy import RowAccuracy
 from d2l_lightning.errors import InputError
 from d2l_lightning.functional.classification import confusion_matrix
 from d2l_lightning.models.base import SupervisedModule
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # Test images that are drawn with their predictions.
 NUM_DRAWN = 24
+# Training rows that the accuracy in training is measured on, as many as the test rows of Fashion-MNIST.
+NUM_TRAIN = 10_000
 
 
 class LabelledImages(Protocol):
@@ -48,7 +51,8 @@ def train_and_test(
 ) -> Report:
     """Train classifiers on the same data and test each once.
 
-    The results are, for each model, ``test_accuracy``, ``test_loss`` and ``class_accuracy``. The figures are
+    The results are, for each model, ``test_accuracy``, ``test_loss``, ``class_accuracy``, and
+    ``train_accuracy``, the accuracy after each epoch on the first 10,000 training rows. The figures are
     learning curves, confusion matrices and predictions.
 
     Args:
@@ -68,8 +72,12 @@ def train_and_test(
     fits: dict[str, Fit | None] = {}
     results: dict[str, dict[str, Any]] = {}
     figures: dict[str, Callable[[], Figure]] = {}
+    trained_on = data.examples(data.rows["train"][:NUM_TRAIN])
+    recorders = {name: RowAccuracy(*trained_on) for name in models}
     for name, model in models.items():
-        watching = [callbacks[name]] if callbacks and name in callbacks else []
+        watching: list[Callback] = [recorders[name]]
+        if callbacks and name in callbacks:
+            watching.append(callbacks[name])
         module = cast(LightningDataModule, data)
         fits[name] = fit = run.fit(name, model, module, title=f"model {name}", callbacks=watching)
         metrics = test_metrics(fit)
@@ -77,14 +85,20 @@ def train_and_test(
         y = data.labels[rows[: len(logits)]].cpu()
         counts = confusion_matrix(logits, y)
         by_class = (counts.diag() / counts.sum(dim=1).clamp(min=1)).tolist()
-        results[name] = {**metrics, "class_accuracy": dict(zip(names, by_class, strict=True))}
+        accuracies = recorders[name].accuracies
+        results[name] = {
+            **metrics,
+            "class_accuracy": dict(zip(names, by_class, strict=True)),
+            "train_accuracy": accuracies,
+        }
         heading = f"{title}: {name}: confusion on the test rows"
         figures[f"confusion_{name}"] = partial(matrix, counts, names, heading, "predicted", "true")
         pairs = list(zip(y.tolist(), logits.argmax(dim=1).tolist(), strict=True))[:NUM_DRAWN]
         captions = [(f"{names[true]}\n{names[predicted]}", true == predicted) for true, predicted in pairs]
         heading = f"{title}: {name}: the true name above, the predicted below"
         figures[f"predictions_{name}"] = partial(image_grid, images[: len(pairs)], captions, heading)
-    figures["learning_curves"] = learning_curves(fits, title, data.validate_on_test)
+    in_training = {name: recorder.accuracies for name, recorder in recorders.items()}
+    figures["learning_curves"] = learning_curves(fits, title, data.validate_on_test, in_training)
     table = accuracy_table(results, title, data.validate_on_test, note)
     return Report({"models": results}, checkpoints=models, figures=figures, tables=[table])
 
@@ -105,22 +119,38 @@ def test_metrics(fit: Fit) -> dict[str, float]:
 def accuracy_table(
     models: Mapping[str, Mapping[str, Any]], title: str, validate_on_test: bool, note: str
 ) -> Table:
-    """Return a table of test accuracy and loss, and of the accuracy in each class, of models by name."""
+    """Return a table of test accuracy and loss of models by name, and of the accuracy in each class.
+
+    More than four models have no room for the classes, and a row each.
+    """
     columns = [
-        {"all classes": each["test_accuracy"], **each["class_accuracy"], "loss": each["test_loss"]}
+        {"all classes": each["test_accuracy"], **each["class_accuracy"], "cross-entropy": each["test_loss"]}
         for each in models.values()
     ]
     cells = [(row, *(f"{column[row]:.4f}" for column in columns)) for row in columns[0]]
     protocol = "Validated on rows held out of the training rows; the test rows were used once."
     if validate_on_test:
         protocol = "Validated on the official test rows, as in the book."
-    return Table(f"{title}, accuracy on the test rows", ("", *models), cells, f"{protocol} {note}".strip())
+    heads: tuple[str, ...] = ("class", *(name.replace("_", " ") for name in models))
+    if len(models) > 4:
+        cells = [
+            (name.replace("_", " "), f"{c['all classes']:.4f}", f"{c['cross-entropy']:.4f}")
+            for name, c in zip(models, columns, strict=True)
+        ]
+        heads = ("model", "accuracy", "cross-entropy")
+    return Table(f"{title}, accuracy on the test rows", heads, cells, f"{protocol} {note}".strip())
 
 
 def learning_curves(
-    fits: Mapping[str, Fit | None], title: str, validate_on_test: bool
+    fits: Mapping[str, Fit | None],
+    title: str,
+    validate_on_test: bool,
+    train_accuracy: Mapping[str, list[float]] | None = None,
 ) -> "Callable[[], Figure]":
-    """Return a function that draws loss and accuracy over the epochs of fits; None is one that diverged."""
+    """Return a function that draws loss and accuracy over the epochs of fits; None is one that diverged.
+
+    The accuracies on training rows are drawn too, if they are given.
+    """
     rows = "test" if validate_on_test else "validation"
     panels = {"loss in training": "train/loss", f"loss, {rows} rows": "val/loss"}
     panels[f"accuracy, {rows} rows"] = "val/accuracy"
@@ -132,5 +162,10 @@ def learning_curves(
         ]
         for panel, metric in panels.items()
     }
-    ylabels = ["cross-entropy", "cross-entropy", "accuracy"]
+    if train_accuracy:
+        curves["accuracy, training rows"] = [
+            (name.replace("_", " "), range(1, len(values) + 1), values)
+            for name, values in train_accuracy.items()
+        ]
+    ylabels = ["cross-entropy", "cross-entropy", *["accuracy"] * (len(curves) - 2)]
     return partial(curve_figure, f"{title}: learning curves", curves, "epoch", ylabels)

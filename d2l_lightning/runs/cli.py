@@ -20,9 +20,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from d2l_lightning.errors import InputError, without_password
+from d2l_lightning.runs.help import COMMON_FLAGS
 from d2l_lightning.runs.importing import stop_guarding
 from d2l_lightning.runs.limits import machine_limits
-from d2l_lightning.runs.parser import ConfigFile, SettingsParser, plain
+from d2l_lightning.runs.parser import ConfigFile, SettingsParser
 from d2l_lightning.runs.place import one_voice
 from d2l_lightning.runs.report import one_line, print_line
 from d2l_lightning.runs.run import Run
@@ -63,16 +64,17 @@ class Experiment:
         self.name, self.folder = script.stem, script.parent
         config = self.folder.parent / "configs" / f"{self.name}.yaml"
         description = (inspect.getdoc(main) or "").split("\n\nArgs:")[0]
-        self.parser = SettingsParser(config, description, epilog=PRECEDENCE)
-        self.parser.add_argument("--config", action=ConfigFile, help="A YAML file of flags.")
+        self.parser = SettingsParser(config, prog=script.name, description=description, epilog=PRECEDENCE)
+        self.parser.add_argument("--config", action=ConfigFile)
         first, *parameters = inspect.signature(main).parameters.values()
-        positional = [p for p in parameters if p.kind is p.POSITIONAL_ONLY]
+        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
         parts = [p for p in parameters if callable(p.default) and p.default is not p.empty]
-        for parameter in positional:
-            self.parser.add_argument(parameter.name, type=plain(parameter.annotation, parameter.name))
-        skip: set[str | int] = {p.name for p in (first, *positional, *parts)}
-        own = self.parser.add_function_arguments(main, as_group=False, skip=skip)
-        self.settings = [*(p.name for p in positional), *own]
+        skip: set[str | int] = {first.name, *(p.name for p in parts)}
+        add = partial(self.parser.add_function_arguments, main, as_group=False)
+        if positional:
+            others: set[str | int] = {p.name for p in (first, *parameters) if p.name not in positional}
+            add(as_positional=True, skip=others)
+        self.settings = [*positional, *add(skip={*skip, *positional})]
         run_flags = {*inspect.signature(Run).parameters, *inspect.signature(Trainer).parameters}
         known = {*self.settings, *run_flags}
         # The settings of each part.
@@ -86,6 +88,9 @@ class Experiment:
         self.parser.add_class_arguments(
             Run, as_group=False, skip={"experiment", "config", "source", "command"}
         )
+        own = [*self.settings, *(name for names in self.parts.values() for name in names)]
+        every = [*COMMON_FLAGS, *inspect.signature(Run).parameters]
+        self.parser.headings = {"flags of this experiment": own, "flags of every run": every}
 
     def parse(self, argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], str]:
         """Return the arguments of ``main`` and of ``Run``, and the text of config.yaml.

@@ -1,6 +1,7 @@
 """What a run reports: results.json with its environment, and everything that is printed."""
 
 import json
+import math
 import platform
 import re
 import subprocess
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from d2l_lightning.distributed.group import process
-from d2l_lightning.errors import printable, without_password
+from d2l_lightning.errors import DivergenceError, printable, without_password
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +70,7 @@ def print_table(table: Table) -> None:
 
     drawn = RichTable(title=text(table.title), title_justify="left")
     for place, column in enumerate(table.columns):
-        drawn.add_column(text(column), justify="left" if place == 0 else "right")
+        drawn.add_column(text(column), justify="left" if place == 0 else "right", overflow="fold")
     for row in table.rows:
         drawn.add_row(*map(text, row))
     console = Console()
@@ -80,7 +81,7 @@ def print_table(table: Table) -> None:
 
 def _number(value: float) -> str:
     """Return a number with six decimals, or with six digits if it is too large or too small for them."""
-    return f"{value:.6f}" if value == 0 or 1e-4 <= abs(value) < 1e9 else f"{value:.6g}"
+    return f"{value:.6f}" if value == 0 or 1e-4 <= abs(value) < 1e6 else f"{value:.6g}"
 
 
 def print_line(text: str) -> None:
@@ -130,6 +131,21 @@ def track(items: Iterable[Item], description: str) -> Iterable[Item]:
     from rich.progress import track as rich_track
 
     return rich_track(items, description=printable(description), console=Console(stderr=True))
+
+
+def require_finite_results(results: Any, name: str = "") -> None:
+    """Raise a DivergenceError that names the first result that is infinite or not a number, which JSON lacks.
+
+    Args:
+        results: The results: dictionaries and lists of numbers and texts.
+        name: The name of these results, such as ``models.scratch``.
+    """
+    if isinstance(results, float) and not math.isfinite(results):
+        raise DivergenceError(f"the result {name} is {results}; take a lower lr, or less extreme settings")
+    if isinstance(results, Mapping | list | tuple):
+        pairs = results.items() if isinstance(results, Mapping) else enumerate(results)
+        for key, value in pairs:
+            require_finite_results(value, f"{name}.{key}" if name else str(key))
 
 
 def results_text(

@@ -37,13 +37,16 @@ from d2l_lightning.runs.paths import literal_paths
 from d2l_lightning.runs.place import one_voice, place_of
 from d2l_lightning.runs.processes import Processes
 from d2l_lightning.runs.report import (
+    Item,
     Table,
     attempt,
     environment,
     print_error,
     print_line,
     print_table,
+    require_finite_results,
     results_text,
+    track,
 )
 from d2l_lightning.runs.resumable_fit import ResumableFit
 from d2l_lightning.runs.signals import StoppedError, StopSignals
@@ -84,18 +87,18 @@ class Run:
         seed: Seed of initial weights, row orders and all other random numbers.
         logger: Where metrics go: metrics.csv in the run folder (csv), that file and TensorBoard or Weights &
             Biases (tensorboard, wandb), or nowhere (none).
-        run_dir: The run folder; runs/EXPERIMENT/TIME if not given.
+        run_dir: The run folder. If not given, runs/EXPERIMENT/TIME.
         overwrite: Whether a run in the run folder may be replaced. A finished one is replaced when the
             results of the new one are there.
         resume: Whether a run in the run folder that was stopped or killed goes on where it stood. If there is
             none, the run starts from the beginning.
         checkpoint_every: Seconds between two savings of the state that ``resume`` needs, at the ends of
             epochs; 0 for every epoch.
-        steps_per_execution: How many minibatches one call of `training_step` trains on, with the same results
-            in less time; the rest of an epoch at most. With `auto`, a whole epoch, or 1 where a callback or
-            another flag needs every step.
+        steps_per_execution: How many minibatches are trained on between two turns of the Trainer, with the
+            same results in less time. With `auto`, those of a whole epoch, or 1 where a callback or another
+            flag needs every step.
         cuda_graphs: Whether a GPU replays steps as CUDA graphs, with the same results in less time. With
-            `auto`, where it is possible.
+            `auto`, wherever it is possible.
         threads: The number of threads that PyTorch computes with. If not given, that of OMP_NUM_THREADS, or
             for each fit as many as its work is large enough for, within the CPUs that the run may use.
         wandb_project: The project on Weights & Biases. If not given, that of the environment variable
@@ -105,8 +108,8 @@ class Run:
             online.
         source: The folder of the experiment's code, whose git commit is reported.
         command: The command line that starts the run.
-        join_timeout: Seconds to wait for the other processes of the run, where several devices or nodes train
-            together.
+        join_timeout: Seconds to wait for the other processes of the run, where several devices or machines
+            train together.
         trainer_flags: Flags of Lightning's Trainer.
 
     Attributes:
@@ -305,6 +308,7 @@ class Run:
         prefix: str | None = None,
         callbacks: Sequence[Callback] = (),
         max_epochs: int | None = None,
+        gradient_clip_val: float | None = None,
         num_validations: int | None = None,
         complete: bool = False,
         logged: bool = True,
@@ -322,6 +326,7 @@ class Run:
             prefix: Text before the names of all metrics; ``NAME/`` if not given.
             callbacks: Callbacks beside the progress bar.
             max_epochs: Epochs of this fit, if not those of the flags.
+            gradient_clip_val: The norm to which gradients of this fit are clipped, if not that of the flags.
             num_validations: How often the fit is validated at most; the flag ``check_val_every_n_epoch``
                 overrides it.
             complete: Whether flags that end the fit early are an error.
@@ -338,6 +343,8 @@ class Run:
         shown = self.trainer_flags.get("enable_progress_bar") is not False and self.is_first
         bar = [EpochProgressBar(title)] if shown else []
         flags = {**self.trainer_flags, "enable_progress_bar": shown}
+        if gradient_clip_val is not None:
+            flags["gradient_clip_val"] = gradient_clip_val
         trainer = make_trainer(self.folder, [*callbacks, *bar], name, **flags)
         check_batches(self.trainer_flags, data)
         if self.steps_per_execution != "auto":
@@ -499,6 +506,11 @@ class Run:
         self._files.record(name)
         return self.folder / name
 
+    def track(self, items: Iterable[Item], description: str) -> Iterable[Item]:
+        """Iterate over items with a progress bar, unless the flag ``enable_progress_bar`` is false."""
+        hidden = self.trainer_flags.get("enable_progress_bar") is False
+        return items if hidden else track(items, description)
+
     def finish(
         self,
         results: Mapping[str, Any],
@@ -522,7 +534,7 @@ class Run:
             notes: Lines to print below the tables.
 
         Raises:
-            ValueError: If a number in the results is not finite.
+            DivergenceError: If a number in the results is not finite.
         """
         self.start()
         if self.trial:
@@ -535,6 +547,7 @@ class Run:
             for _ in tables:  # what makes them may need all processes
                 pass
             return
+        require_finite_results(results)
         for name, product in (products or {}).items():
             with self.file(name) as path:
                 product.to_csv(path, index=False)

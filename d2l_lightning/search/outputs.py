@@ -148,11 +148,11 @@ def winner_table(trials: Sequence[TrialResult], again: Folds, metric: str) -> Ta
         (f"again, on other folds and seeds{times}", _digits(mean), _digits(error)),
     ]
     note = (
-        f"The first is the lowest of {len(counted_trials(trials))} values, in part by chance, so it is "
-        "optimistic. The second was not selected."
+        f"The first value is the lowest of {len(counted_trials(trials))}, in part by chance, so on average "
+        "it is too low. The second one was measured after the choice, so it is not."
     )
     title = f"Winner: {metric} of trial {best.number}"
-    return Table(title, ("", "mean", "standard error"), rows, note)
+    return Table(title, ("cross-validation", "mean", "standard error"), rows, note)
 
 
 def summary(trials: Sequence[TrialResult], max_epochs: int) -> str:

@@ -139,7 +139,7 @@ def memory_of(models: Sequence[SupervisedModule], data: FoldData) -> int:
     batch = ((data.X[0] if data.per_fold else data.X)[rows], data.y[rows])
     X, y = (tensor.to(model.dtype) if tensor.is_floating_point() else tensor for tensor in batch)
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        model.loss(X, y)
+        model.training_loss(X, y)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     return len(models) * (6 * weights + 2 * sum(kept) + 2 * X.nbytes)
 

@@ -11,7 +11,7 @@ class SearchSettings:
     """How a search is done.
 
     Args:
-        trials: Number of settings to try. A finite space is tried once at most.
+        trials: Number of settings to try. Each setting of a finite space is tried once at most.
         pack: Number of settings that a worker trains side by side, at most.
         workers: Number of processes that search on this machine. Each computes with one thread, or on a GPU
             of its own.
@@ -20,11 +20,13 @@ class SearchSettings:
             written nowhere.
         study: The name of the study in the database. Workers with the same storage and study search together.
         sampler: How settings are chosen: by Optuna's tree-structured Parzen estimator (tpe), at random
-            (random), or all of a finite space (grid). If not given, by `method` of the file of the space.
-        pruner: How settings are pruned at rungs: by successive halving (halving), by Hyperband (hyperband),
-            or not at all (none).
+            (random), or all of a finite space (grid). If not given, as the line `method` of the space's file
+            says.
+        pruner: How settings that lag behind are ended at the comparisons: by successive halving (halving), by
+            Hyperband (hyperband), or not at all (none).
         first_rung: The epoch after which settings are compared for the first time.
-        reduction: The ratio of the epochs of two rungs. About one setting in so many goes on after each.
+        reduction: At each comparison, about one setting in so many goes on, to the next comparison after so
+            many times the epochs.
         heartbeat: Seconds between two signs of life of a worker. The trials of a worker without one for three
             times as long are trained again by others.
         confirm: Number of times that the best setting is cross-validated again, on other folds and with

@@ -117,9 +117,10 @@ def comparison_report(comparison: Comparison, risk: str, metric: str) -> Report:
     """Return the report of a comparison; ``risk`` names the loss, ``metric`` the metric of its curves."""
     estimated, risks, labels = comparison.estimated, comparison.risks, comparison.labels
     correlation, recovered = comparison.weight_correlation, comparison.recovered
-    note = "The correction does not help here."
+    note = "The estimated weights do not help here."
     if risks["corrected"] < risks["uncorrected"]:
-        note = f"The correction recovers {recovered:.0%} of the possible improvement." if recovered else ""
+        of_truth = f"of the improvement that {labels['oracle']} bring"
+        note = f"The estimated weights bring {recovered:.0%} {of_truth}." if recovered else ""
     rows = [(f"trained with {labels[name]}", f"{value:.4f}") for name, value in risks.items()]
     shown = "unknown" if correlation is None else f"{correlation:.4f}"
     curves = {"": [(labels[name], *curve) for name, curve in comparison.curves.items()]}
@@ -137,8 +138,10 @@ def comparison_report(comparison: Comparison, risk: str, metric: str) -> Report:
             "risk": partial(curve_figure, title, curves, "epoch", metric, yscale="log"),
         },
         tables=[
-            Table("on the target's test rows", ("", risk), rows, note),
-            shift_table(estimated, comparison.detection, [("correlation with true weights", shown)]),
+            Table("test rows of the target", ("model", risk), rows, note),
+            shift_table(
+                estimated, comparison.detection, [("correlation of estimated and true weights", shown)]
+            ),
         ],
         notes=[f"Note: {warning}" for warning in estimated.warnings()],
     )
@@ -160,10 +163,10 @@ def shift_table(
     rows = [
         ("rows of the source", f"{len(estimated.source_scores)}"),
         ("rows of the target", f"{len(estimated.target_scores)}"),
-        ("detector: AUC on held-out rows", f"{detection.auc:.4f}"),
-        ("detector: p-value", f"{detection.p_value:.4f}"),
+        ("test for a shift: AUC of a classifier of source and target", f"{detection.auc:.4f}"),
+        ("test for a shift: p-value", f"{detection.p_value:.4f}"),
         ("effective sample size of the weighted source", f"{estimated.effective_sample_size:.1f}"),
-        ("target rows unlike any of the source", f"{estimated.uncovered:.2%}"),
+        ("target rows without a similar source row", f"{estimated.uncovered:.2%}"),
         *last,
     ]
-    return Table("source and target", ("", "value"), rows, note)
+    return Table("source and target", ("quantity", "value"), rows, note)

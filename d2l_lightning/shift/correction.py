@@ -63,7 +63,7 @@ class WeightedCrossValidation:
         X: Features of the source, shape ``(n, d)``.
         y: Labels of the source, shape ``(n,)``.
         k: Number of folds.
-        steps: The least number of training steps of each model; training stops after an epoch.
+        steps: The fewest training steps of each model. Its last epoch is always completed.
         batch_size: Rows in a training batch.
         seed: Seed of folds and batches.
 

@@ -112,7 +112,7 @@ def estimate(
         target: Features on the same scale, shape ``(m, d)``.
         make_classifier: Returns a new domain classifier; called k times.
         k: Number of folds, from 2 to the rows of the smaller side.
-        cap: The greatest weight, c.
+        cap: The largest weight of a row; larger ones are cut to it.
         batch_size: Rows in a batch.
         seed: Seed of folds and batches.
 

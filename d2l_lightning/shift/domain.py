@@ -38,9 +38,9 @@ class DomainSettings:
     Args:
         domain_hidden_sizes: Hidden layers of the domain classifier; none for logistic regression.
         domain_lr: Adam's learning rate of the domain classifier.
-        domain_steps: The least number of training steps of a domain classifier; it stops after an epoch.
+        domain_steps: The fewest training steps of a domain classifier. Its last epoch is always completed.
         k: Number of folds.
-        cap: The greatest weight, c.
+        cap: The largest weight of a row; larger ones are cut to it.
         num_permutations: Number of random permutations for the p-value of the detector.
 
     Raises:

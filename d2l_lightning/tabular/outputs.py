@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from d2l_lightning.data.kaggle_table import KaggleTable
 from d2l_lightning.plots.cross_validation import fold_curves, label_distributions
 from d2l_lightning.plots.style import Curve, curve_figure
 from d2l_lightning.plots.tables import importance_figure
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+FIRST_ROWS, FIRST_COLUMNS, LAST_COLUMNS = 4, 4, 3  # that are shown, as in Section 4.10.3
+MOST_LETTERS = 20  # of a value in them
 METRIC_NAMES = {"rmse": "RMSE", "log_rmse": "log RMSE", "mae": "mean absolute error"}
 
 
@@ -86,6 +89,23 @@ def _figures(
     return drawn
 
 
+def data_tables(data: KaggleTable) -> list[Table]:
+    """Return the sizes of the files, and the first rows of the training file (Section 4.10.3)."""
+    rows: list[tuple[str | float, ...]] = [
+        ({"train": "training file"}.get(name, f"{name} file"), *map(str, shape))
+        for name, shape in data.shapes.items()
+    ]
+    note = f"{len(data.kinds)} columns become {len(data.feature_names)} features of the model."
+    sizes = Table("sizes of the files", ("", "rows", "columns"), rows, note)
+    table = data.training_table.iloc[:FIRST_ROWS]
+    if table.shape[1] > FIRST_COLUMNS + LAST_COLUMNS:
+        table = table.iloc[:, [*range(FIRST_COLUMNS), *range(-LAST_COLUMNS, 0)]]
+    texts = table.fillna("NA").to_numpy().tolist()
+    cells = [[text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}…" for text in t] for t in texts]
+    title = "first rows of the training file, some columns"
+    return [sizes, Table(title, list(map(str, table.columns)), cells)]
+
+
 def fold_names(results: dict[str, Any]) -> list[str]:
     """Return the names of the folds in the results, for a table."""
     repeats = len(results[f"pooled_val_{results['metric']}"])
@@ -99,9 +119,10 @@ def pooled_note(results: dict[str, Any]) -> str:
     metric = results["metric"]
     pooled, of_mean = results[f"pooled_val_{metric}"], results[f"mean_pooled_val_{metric}"]
     if len(pooled) == 1:
-        return f"Validation, over all rows at once: {of_mean:.6f}."
+        return f"Validation over the rows of all folds together: {of_mean:.6f}."
     each = ", ".join(f"{value:.6f}" for value in pooled)
-    return f"Validation, over all rows at once: {each}; of the mean of these predictions: {of_mean:.6f}."
+    together = f"Validation over the rows of all folds together, by repeat: {each}"
+    return f"{together}; with the mean of the repeats' predictions: {of_mean:.6f}."
 
 
 def fold_table(results: dict[str, Any]) -> Table:
@@ -112,4 +133,4 @@ def fold_table(results: dict[str, Any]) -> Table:
     rows = [(name, fold[train], fold[val]) for name, fold in folds]
     rows += [("average", results[train], results[val]), ("all rows", results[final], "")]
     title = f"{METRIC_NAMES[metric]}, {results['features']} features"
-    return Table(title, ("", "train", "validation"), rows, pooled_note(results))
+    return Table(title, ("rows", "training", "validation"), rows, pooled_note(results))

@@ -109,7 +109,10 @@ def test_the_ratios_of_a_search_count_the_baselines_for_all_settings_and_the_slo
     job = HouseSearch.__new__(HouseSearch)
     job.slowest = {OURS: [2.0, 4.0, 3.0], TWO_WORKERS: [1.0, 2.0, 1.5]}
     medians = {OURS: 8.0, PRUNED: 2.0, TWO_WORKERS: 9.0}
-    medians |= {"Optuna, a Trainer a fold": 5.0, "a stacked fit a setting": 1.0}  # of 4 of the 64 settings
+    medians |= {
+        "Optuna, a Trainer for each fold": 5.0,
+        "a stacked fit for each setting": 1.0,
+    }  # of 4 of the 64 settings
     medians |= {f"{name}, validated once": 0.8 * medians[name] for name in list(medians)[3:]}
     assert job.ratios(medians) == {
         "optuna_trainer_per_fold": 0.1,

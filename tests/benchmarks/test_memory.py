@@ -3,8 +3,9 @@
 from itertools import pairwise
 
 import torch
+from torch.nn import functional as F  # noqa: N812
 
-from d2l_lightning.benchmarks.memory import LiveMemory, memory_of
+from d2l_lightning.benchmarks.memory import LiveMemory, memory_of, memory_of_parts
 from d2l_lightning.models.mlp import MLP
 
 
@@ -69,3 +70,20 @@ def test_memory_of_a_perceptron_is_that_of_the_section() -> None:
     assert deep["parameters"] == 4 * (36 * 32 + 32 + 4 * (32 * 32 + 32) + 32 * 4 + 4)
     assert deep["training"] >= deep["parameters"]  # the gradients at the end
     assert deep["training"] > deep["intermediates"] > deep["prediction"]
+
+
+def test_a_gradient_from_parts_is_the_same_and_takes_less_memory() -> None:
+    torch.manual_seed(0)
+    model = MLP(20, 3, [8], sigma=0.3)
+    X, y = torch.rand(50, 20), torch.arange(50) % 3
+    (whole, expected), (parts, gradient) = (
+        memory_of_parts(model, F.cross_entropy, X, y, number) for number in (1, 7)
+    )
+    model.zero_grad()
+    F.cross_entropy(model(X), y).backward()
+    plain = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(expected, plain)
+    torch.testing.assert_close(gradient, plain)
+    gradients = plain.numel() * 4
+    assert gradients < parts < whole
+    assert whole >= gradients + 50 * 8 * 4  # with the hidden units of all rows

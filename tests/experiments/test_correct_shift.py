@@ -90,7 +90,7 @@ def test_the_estimates_agree_with_the_labels_of_the_target(
 
     printed = capsys.readouterr().out
     assert "Source and target differ: a linear classifier separates them." in printed
-    assert "Weights lower the risk by" in printed
+    assert "Weights lower the loss on the target by" in printed
     assert "not significant" not in printed
     for name in ("weights", "balance"):
         assert (tmp_path / "run" / "figures" / f"{name}.png").exists()

@@ -152,10 +152,10 @@ def test_the_printed_numbers_are_those_of_the_results(finished: Finished) -> Non
     facts = {
         "rows of the source": "60",
         "rows of the target": "50",
-        "detector: AUC on held-out rows": f"{out['results/detector/auc']:.4f}",
-        "detector: p-value": f"{out['results/detector/p_value']:.4f}",
+        "test for a shift: AUC of a classifier of source and target": f"{out['results/detector/auc']:.4f}",
+        "test for a shift: p-value": f"{out['results/detector/p_value']:.4f}",
         "effective sample size of the weighted source": f"{out['results/effective_sample_size']:.1f}",
-        "target rows unlike any of the source": f"{out['results/uncovered']:.2%}",
+        "target rows without a similar source row": f"{out['results/uncovered']:.2%}",
         "on the source, trained without weights": f"{out['results/risk_on_source']:.6g}",
         "on the target, trained without weights": f"{out['results/risk_uncorrected']:.6g}",
         "on the target, trained with weights": f"{out['results/risk_corrected']:.6g}",
@@ -186,7 +186,7 @@ def test_an_overfitted_model_is_evaluated_on_other_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shift", "significant", "end"),
-    [(1.2, True, "."), (0.3, False, "; the difference is not significant.")],
+    [(1.2, True, "."), (0.3, False, ", so the difference is not significant.")],
     ids=["significant", "not significant"],
 )
 def test_the_note_has_the_gain_with_its_significance(
@@ -205,5 +205,7 @@ def test_the_note_has_the_gain_with_its_significance(
     gain, error = results["gain"], results["gain_standard_error"]
     assert (abs(gain) > 2 * error) == significant
     verb = "lower" if gain > 0 else "raise"
-    note = f"Weights {verb} the risk by {abs(gain):.3g}, with a standard error of {error:.3g}{end}"
+    note = (
+        f"Weights {verb} the loss on the target by {abs(gain):.3g}, with a standard error of {error:.3g}{end}"
+    )
     assert note in " ".join(capsys.readouterr().out.split())

@@ -65,7 +65,7 @@ def test_a_run_writes_results_and_figures(tmp_path: Path, capsys: pytest.Capture
     for name in ("weights", "risk", "fits", "detector"):
         assert (tmp_path / "run" / "figures" / f"{name}.png").exists()
     printed = capsys.readouterr().out
-    assert "The correction recovers" in printed
+    assert "The estimated weights bring" in printed
     assert "detector on Fashion-MNIST (brightness 0.1)" in printed
 
 

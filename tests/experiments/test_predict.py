@@ -38,7 +38,7 @@ def test_new_houses_are_priced(house_run: Path, tmp_path: Path, capsys: pytest.C
         assert (tmp_path / "run" / name).is_file()
     printed = capsys.readouterr().out
     assert f"{expected['prediction'][0]:,.0f}" in printed
-    assert "80% of rows" in printed
+    assert "80% of new rows" in printed
     assert "new.csv has columns that are not used: colour." in printed
 
 

@@ -5,8 +5,10 @@ import torch
 
 from d2l_lightning.plots.regression import (
     errors_by_amount,
+    exact_by_degree,
     losses_by_amount,
     losses_by_degree,
+    losses_by_rate,
     normal_densities,
     regularization_path,
 )
@@ -24,10 +26,22 @@ def test_errors_by_amount_have_a_guide_only_if_they_are_positive() -> None:
 
 def test_losses_by_degree_start_at_degree_0() -> None:
     selection = {"train_loss": [3, 2, 1], "val_loss": [4, 3, 5]}
-    folds, exact = losses_by_degree(selection, {"train_loss": [2, 1], "test_loss": [3, 4]}, 5).axes
-    assert [list(line.get_xdata()) for line in folds.lines] == [[0, 1, 2]] * 2
-    assert [list(line.get_ydata()) for line in folds.lines] == [[3, 2, 1], [4, 3, 5]]
-    assert [list(line.get_ydata()) for line in exact.lines] == [[2, 1], [3, 4]]
+    exact = {"exact_train_loss": [2, 1], "exact_val_loss": [3, 4]}
+    sgd, solved = losses_by_degree({**selection, **exact}, 5).axes
+    assert [list(line.get_xdata()) for line in sgd.lines] == [[0, 1, 2]] * 2
+    assert [list(line.get_ydata()) for line in sgd.lines] == [[3, 2, 1], [4, 3, 5]]
+    assert [list(line.get_ydata()) for line in solved.lines] == [[2, 1], [3, 4]]
+
+
+def test_exact_losses_that_are_out_of_scale_are_cut_off() -> None:
+    (panel,) = exact_by_degree({"train_loss": [1, 1e-90], "test_loss": [2, 1e90]}, 5).axes
+    assert panel.get_ylim() == (1e-35, 1e35)
+
+
+def test_losses_by_rate_show_the_rates_of_each_basis() -> None:
+    bases = {"factorial": {"lr": [0.1, 1], "train_loss": [3, 2]}, "powers": {"lr": [0.1], "train_loss": [4]}}
+    (panel,) = losses_by_rate(bases, 5.0, 1.0).axes
+    assert [list(line.get_ydata()) for line in panel.lines] == [[3, 2], [4], [5, 5], [1, 1]]
 
 
 @pytest.mark.parametrize(("least", "scale"), [(0.5, "log"), (0.0, "linear")])
@@ -38,10 +52,11 @@ def test_losses_by_amount_have_a_log_scale_only_if_they_are_positive(least: floa
     assert {panel.get_yscale() for panel in figure.axes} == {scale}
 
 
-def test_the_path_marks_the_least_validation_loss() -> None:
+def test_the_path_marks_the_lambda_that_validation_chooses() -> None:
     path = {"lambda": [0.1, 1, 10], "train_loss": [1, 2, 3], "val_loss": [5, 4, 6], "w_norm": [3, 2, 1]}
-    losses, norms = regularization_path(path).axes
-    assert (list(losses.lines[2].get_xdata()), list(losses.lines[2].get_ydata())) == ([1], [4])
+    losses, norms = regularization_path({**path, "new_loss": [6, 5, 4]}).axes
+    assert [list(line.get_ydata()) for line in losses.lines[:3]] == [[1, 2, 3], [5, 4, 6], [6, 5, 4]]
+    assert (list(losses.lines[3].get_xdata()), list(losses.lines[3].get_ydata())) == ([1], [4])
     assert list(norms.lines[0].get_ydata()) == [3, 2, 1]
 
 

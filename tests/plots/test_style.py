@@ -55,6 +55,23 @@ def test_names_in_other_scripts_are_drawn_without_a_warning(recwarn: pytest.Warn
     assert list(recwarn) == []
 
 
+def test_whole_numbers_have_whole_ticks() -> None:
+    for last in (1, 3):
+        (panel,) = curve_figure(
+            "", {"": [("", range(1, last + 1), [0.5] * last)]}, "epoch", "loss", legend="none"
+        ).axes
+        ticks = panel.xaxis.get_major_locator()()
+        assert all(float(tick).is_integer() for tick in ticks)
+
+
+def test_a_legend_beside_a_panel_covers_no_curve() -> None:
+    curves = [(f"{k}", [0, 1], [k, -k]) for k in range(6)]
+    figure = curve_figure("", {"": curves}, "x", "y", legend="beside")
+    figure.draw_without_rendering()
+    (panel,) = figure.axes
+    assert panel.get_legend().get_window_extent().x0 >= panel.get_window_extent().x1
+
+
 def test_a_curve_figure_has_scales_markers_and_legends() -> None:
     curves = {name: [("low", [1, 10], [1, 2]), ("high", [1, 10], [3, 4])] for name in ("a", "b")}
     figure = curve_figure("title", curves, "x", "y", xscale="log", markers=True, legend="first")

@@ -57,6 +57,10 @@ def test_results_are_those_of_the_test_rows(tmp_path: Path, capsys: pytest.Captu
     assert results["test_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, y).item())
     expected = {name: correct[y == k].mean().item() for k, name in enumerate(data.class_names)}
     assert results["class_accuracy"] == pytest.approx(expected)
+    X, y = data.examples(data.rows["train"])
+    in_training = results["train_accuracy"]
+    assert len(in_training) == 2
+    assert in_training[-1] == pytest.approx((model(X).argmax(dim=1) == y).float().mean().item())
     files = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
     assert files == {"confusion_one.png", "predictions_one.png", "learning_curves.png"}
     printed = " ".join(capsys.readouterr().out.split())

@@ -105,7 +105,8 @@ def test_results_report_versions_device_and_seed(finished: Path) -> None:
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
     figures = {"train_log_rmse", "val_log_rmse", "final_train_log_rmse"}
     figures |= {"pooled_val_log_rmse", "mean_pooled_val_log_rmse"}
-    assert {"features", "folds", "metric", *figures} == set(report["results"])
+    data = {"shapes", "columns", "features", "folds", "metric"}
+    assert data | figures == set(report["results"])
 
 
 def test_metrics_hold_every_fold_and_the_final_fit_at_every_epoch(finished: Path) -> None:
@@ -340,7 +341,12 @@ BAD_CONFIGS = {
     "aliases": (b"hidden_sizes: &a [1, 2]\ndevices: *a", "alias *a"),
     "two documents": (b"k: 5\n---\nk: 6", "single document"),
     "a number as key": (b"5: 5", "Key must be a string"),
-    "unknown key": (b"k: 5\nfold: 3", "Option 'fold' is not accepted"),
+    "unknown key": (b"k: 5\nfold: 3", "fold is no setting of this experiment; did you mean folds"),
+    "strange key": (b"k: 5\nzzzz: 3", "Option 'zzzz' is not accepted"),
+    "the book's key": (
+        b"learning_rate: 5",
+        "learning_rate is no setting of this experiment; did you mean lr?",
+    ),
     "unknown section": (b"trainer:\n  max_epochs: 3", "Option 'trainer"),
     "wrong type": (b"k: five", "k: Expected"),
     "wrong union": (b"data_dir: 5", "data_dir: Expected Path or null. Got value: 5"),
@@ -398,9 +404,9 @@ def test_the_help_shows_the_defaults_of_the_config(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     (tmp_path / "configs/own.yaml").write_text("# none\n")
     experiment = Experiment(load_from(tmp_path / "experiments/own.py"))
-    assert "(type: int, default: 5)" in experiment.parser.format_help()
+    assert "(default: 5)" in experiment.parser.format_help()
     (tmp_path / "configs/own.yaml").write_text("k: 7\n")
-    assert "(type: int, default: 7)" in experiment.parser.format_help()
+    assert "(default: 7)" in experiment.parser.format_help()
     assert experiment.parse([])[0]["k"] == 7
 
 
@@ -636,7 +642,7 @@ def test_parts_get_their_settings_from_flags(tmp_path: Path) -> None:
 def test_help_shows_the_parts_own_descriptions_and_defaults() -> None:
     text = " ".join(Experiment(experiment_of_parts).parser.format_help().split())
     assert "Make widgets." in text
-    assert "The colour of the widget. (type: str, default: red)" in text
+    assert "--colour TEXT The colour of the widget. (default: red)" in text
     assert "--size" not in text
     assert "Args:" not in text
 

@@ -71,7 +71,7 @@ from lightning.pytorch.utilities import compile
 from lightning.pytorch.utilities.model_summary import ModelSummary
 from scipy.signal import hamming  # torchmetrics adds it to scipy
 from torchvision.datasets import FashionMNIST
-from d2l_lightning.models.base import ExampleMean
+from d2l_lightning.models.epoch_mean import ExampleMean
 from torchmetrics.classification import MulticlassAccuracy
 compiled = torch.compile(torch.nn.Linear(3, 1), backend="eager")
 mean, average = ExampleMean(), torchmetrics.MeanMetric()
@@ -102,7 +102,7 @@ def missing(name):
     return real(name)
 lean_import.import_module = missing
 import lightning.pytorch
-from d2l_lightning.models.base import ExampleMean
+from d2l_lightning.models.epoch_mean import ExampleMean
 import torchmetrics
 from lightning.pytorch.trainer.connectors.logger_connector.result import Metric
 assert isinstance(ExampleMean(), torchmetrics.Metric)

@@ -185,7 +185,7 @@ def test_a_signal_to_one_process_stops_all_after_the_state_is_saved(
     ("flags", "message"),
     [
         (["--lr", "1e30"], "the training loss became"),
-        (["--lrr", "1"], "unrecognized arguments: --lrr"),
+        (["--lrr", "1"], "--lrr is no flag of this experiment; did you mean --lr"),
         (["--seed", "-1"], "--seed must be from 0"),
         (["--devices", "3"], "--devices 3 is more than the CPUs of this machine (2)"),
         (["--batch_size", "1"], "batch_size"),

@@ -36,6 +36,15 @@ def test_numbers_have_six_decimals_unless_they_are_large_or_small(capsys: pytest
     assert shown == ["0.000000", "-1.250000", "123456.500000", "1.5e+12", "-2.5e-07", "nan"]
 
 
+def test_a_narrow_table_prints_every_letter(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    print_table(Table("title", ("name", "digits"), [("a" * 30, "1" * 30)]))
+    printed = capsys.readouterr().out
+    assert (printed.count("a"), printed.count("1")) == (31, 30)  # one letter of the head
+
+
 @pytest.mark.parametrize(
     ("title", "name"),
     [

@@ -183,9 +183,13 @@ def test_a_users_matplotlibrc_does_not_change_or_break_figures(
 
 
 def test_results_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    with Run("test", run_dir=str(tmp_path / "run")) as run, pytest.raises(ValueError, match="not JSON"):
-        run.finish({"value": float("nan")})
+    with (
+        Run("test", run_dir=str(tmp_path / "run")) as run,
+        pytest.raises(DivergenceError, match=r"^the result fits\.1\.loss is nan; take a lower lr"),
+    ):
+        run.finish({"fits": [{"loss": 1.0}, {"loss": float("nan")}]}, products={"table.csv": pd.DataFrame()})
     assert not (run.folder / "results.json").exists()
+    assert not (run.folder / "table.csv").exists()
 
 
 def test_a_fit_returns_curves_and_metrics(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_the_fold_table_holds_this_runs_figures(job: Job) -> None:
     (files,) = job.folder.glob("wandb/offline-run-*/files")
     (table,) = (json.loads((files / path).read_text()) for path in paths)
     results = json.loads((job.folder / "results.json").read_text())["results"]
-    assert table["columns"][:3] == ["name", "train", "validation"]
+    assert table["columns"][:3] == ["rows", "training", "validation"]
     assert [row[:3] for row in table["data"]] == [
         *(
             [f"fold {n}", fold["train_log_rmse"], fold["val_log_rmse"]]
