@@ -9,7 +9,7 @@ from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
 from d2l_lightning.tabular.cross_validation import CrossValidation, cross_validate
-from d2l_lightning.tabular.outputs import finish, fold_names, pooled_note
+from d2l_lightning.tabular.outputs import data_tables, finish, fold_names, pooled_note
 
 # The log RMSE that Section 4.10 prints for its linear model: of five folds, in training and validation, their
 # average, and the fit on all rows.
@@ -40,7 +40,7 @@ def main(
     """
     cv = validation(run, data(seed=run.seed), model, k)
     results = cv.results()
-    tables = [comparison(results)]
+    tables = [*data_tables(cv.data), comparison(results)]
     finish(run, cv, results, title="House prices", label="price (US dollars)", tables=tables)
 
 
@@ -52,8 +52,8 @@ def comparison(results: dict[str, Any]) -> Table:
     rows = [(name, *fold.values(), *theirs) for name, fold, theirs in folds]
     rows.append(("average", results["train_log_rmse"], results["val_log_rmse"], *BOOK_AVERAGE))
     rows.append(("all rows", results["final_train_log_rmse"], "", BOOK_FINAL, ""))
-    columns = ("", "train", "validation", "train, book", "validation, book")
-    title = f"log RMSE, {results['features']} features (book: {BOOK_FEATURES}, linear)"
+    columns = ("rows", "training", "validation", "book: training", "book: validation")
+    title = f"log RMSE, {results['features']} features (book: a linear model of {BOOK_FEATURES})"
     return Table(title, columns, rows, pooled_note(results))
 
 

@@ -8,7 +8,7 @@ from d2l_lightning.models.table_regressor import TableRegressor
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.run import Run
 from d2l_lightning.tabular.cross_validation import CrossValidation, cross_validate
-from d2l_lightning.tabular.outputs import finish, fold_table
+from d2l_lightning.tabular.outputs import data_tables, finish, fold_table
 
 
 def main(
@@ -37,7 +37,8 @@ def main(
     """
     cv = validation(run, data(train, test, id, label, seed=run.seed), model, k)
     results = cv.results()
-    finish(run, cv, results, title=Path(train).stem, label=label, tables=[fold_table(results)])
+    tables = [*data_tables(cv.data), fold_table(results)]
+    finish(run, cv, results, title=Path(train).stem, label=label, tables=tables)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The data hub: named files, downloaded once, verified by SHA-1 and kept in a cache folder (Section 4.10.1).
+"""The data hub: named files, fetched once, verified by SHA-1 and kept in a cache folder (Section 4.10.1).
+
+The house prices are in the package and need no network. Other files are downloaded, or copied from this
+machine.
 
 The cache folder is the argument ``cache_dir``, the environment variable ``D2L_LIGHTNING_CACHE``, or the
 system's folder for caches, in this order. A file is at ``<cache>/<sha1>/<file name>``, so that entries with
@@ -10,9 +13,12 @@ is removed by the next call for the same entry.
 
 import errno
 import gzip
+import hashlib
 import io
 import math
 import os
+import re
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -20,17 +26,28 @@ from contextlib import closing
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, cast
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from d2l_lightning.data.reading import reading
 from d2l_lightning.data.scratch import Folder, clear_debris, scratch_folder, using_cache
 from d2l_lightning.errors import InputError, absolute_path, printable
 
-HOUSES_URL = "http://d2l-data.s3-accelerate.amazonaws.com/kaggle_house_pred_"
-# Name -> (URL, SHA-1). Add an entry to make another file available.
+DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
+# Name -> (URL, SHA-1). Add an entry to make another file available; a file on this machine has a file:// URL,
+# or its path in place of a URL.
 DATA_HUB: dict[str, tuple[str, str]] = {
-    "kaggle_house_train": (HOUSES_URL + "train.csv", "585e9cc93e70b39160e7921475f9bcd7d31219ce"),
-    "kaggle_house_test": (HOUSES_URL + "test.csv", "fa19780a7b011d9b009e8bff8e99922a8ee2eb90"),
+    "kaggle_house_train": (
+        DATA_URL + "kaggle_house_pred_train.csv",
+        "585e9cc93e70b39160e7921475f9bcd7d31219ce",
+    ),
+    "kaggle_house_test": (
+        DATA_URL + "kaggle_house_pred_test.csv",
+        "fa19780a7b011d9b009e8bff8e99922a8ee2eb90",
+    ),
 }
 
+BUNDLED = Path(__file__).with_name("files")  # gzipped files of the package, by the names in their URLs
+SCHEMES = ("http", "https", "ftp", "sftp", "file")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 UNPACKED_LIMIT = 4 * 10**9  # bytes
 HEADER_LIMIT = 256 * 2**20  # bytes of the headers of a tar file, about half a million members
@@ -49,43 +66,52 @@ def cache_folder() -> Path:
 
 
 def download(name: str, cache_dir: Folder | None = None) -> Path:
-    """Download a file of ``DATA_HUB`` unless the cache has it; verify it and return its path.
+    """Fetch a file of ``DATA_HUB`` unless the cache has it; verify it and return its path.
 
-    After a failed attempt or a wrong SHA-1, it tries twice more.
+    The house prices come from the package. After a failed download or a wrong SHA-1, it tries twice more.
 
     Args:
         name: A key of ``DATA_HUB``.
         cache_dir: The cache folder, if not the default one.
 
     Raises:
-        InputError: If the name is unknown, the server's file has another SHA-1, or the cache folder cannot be
-            used.
+        InputError: If the name is unknown, its entry is not a URL and a SHA-1, the file has another SHA-1 or
+            cannot be read, or the cache folder cannot be used.
         ConnectionError: If the file could not be downloaded completely.
     """
     url, sha1, filename = _entry(name)
-    # A run without downloads does not need these slow imports.
-    import pooch
-    from requests.exceptions import RequestException
-
     with using_cache(cache_dir or cache_folder()) as cache:
         path = cache / sha1 / filename
         if _verified(path, sha1):
             clear_debris(path.parent)
             return path
         with scratch_folder(path.parent) as scratch:
+            if _copied(name, scratch / filename):
+                (scratch / filename).replace(path)
+                return path
+            # A run without downloads does not need these slow imports.
+            import pooch
+            from requests import exceptions
+
             registry, urls = {filename: f"sha1:{sha1}"}, {filename: url}
             hub = pooch.create(path=scratch, base_url="", registry=registry, urls=urls, retry_if_failed=2)
             try:
                 hub.fetch(filename, progressbar=True)
-            except (RequestException, ValueError) as error:
+            except (exceptions.RequestException, ValueError) as error:
                 if _verified(path, sha1):  # by another process
                     return path
                 path.unlink(missing_ok=True)
-                kind = ConnectionError if isinstance(error, RequestException) else InputError
-                raise kind(
-                    f"cannot fetch {name!r} from {url} ({printable(str(error))}); try again later, or save "
-                    f"the file by hand as {path}"
-                ) from error
+                failed = isinstance(error, exceptions.RequestException)
+                reason, remedy = printable(str(error)), "try again later"
+                if isinstance(error, exceptions.ConnectionError):
+                    reason = f"no connection to {urlsplit(url).hostname}"
+                elif found := re.search("but got ([0-9a-f]{40})", reason):
+                    reason = f"its SHA-1 is {found[1]}, and DATA_HUB says {sha1}"
+                    remedy = "correct the entry if the file is right, or try again later"
+                message = (
+                    f"cannot fetch {name!r} from {url} ({reason}); {remedy}, or save the file by hand as"
+                )
+                raise (ConnectionError if failed else InputError)(f"{message} {path}") from error
             (scratch / filename).replace(path)
     return path
 
@@ -124,22 +150,83 @@ def download_extract(name: str, folder: str | None = None, cache_dir: Folder | N
 
 
 def download_all(cache_dir: Folder | None = None) -> list[Path]:
-    """Download all files of ``DATA_HUB`` in its order; raises as ``download``."""
+    """Fetch all files of ``DATA_HUB`` in its order and return their paths; errors as in ``download``."""
     return [download(name, cache_dir) for name in DATA_HUB]
 
 
 def _verified(path: Path, sha1: str) -> bool:
-    import pooch
+    return path.exists() and _sha1(path) == sha1
 
-    return path.exists() and pooch.file_hash(path, alg="sha1") == sha1
+
+def _sha1(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha1").hexdigest()
 
 
 def _entry(name: str) -> tuple[str, str, str]:
-    """Return URL, SHA-1 and file name of an entry; raise an InputError if there is none."""
+    """Return URL, SHA-1 and file name of an entry.
+
+    Raises:
+        InputError: If there is none, or it is not the URL of a file and a SHA-1.
+    """
     if name not in DATA_HUB:
         raise InputError(f"unknown file {name!r}: DATA_HUB knows {', '.join(sorted(DATA_HUB))}")
-    url, sha1 = DATA_HUB[name]
-    return url, sha1, PurePosixPath(urlsplit(url).path).name
+    entry: Any = DATA_HUB[name]
+    if not (isinstance(entry, tuple | list) and [type(part) for part in entry] == [str, str]):
+        raise InputError(f"DATA_HUB[{name!r}] must be a URL and a SHA-1, two texts, not {entry!r}")
+    url, sha1 = entry
+    if not re.fullmatch("[0-9a-fA-F]{40}", sha1):
+        raise InputError(
+            f"the SHA-1 of {name!r} in DATA_HUB must be 40 hexadecimal digits, not {sha1!r}; "
+            "sha1sum FILE prints them"
+        )
+    try:
+        path = _path_of(url)
+        urlsplit(url)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"the URL of {name!r} in DATA_HUB is wrong: {error}: {url}") from error
+    if path is None and urlsplit(url).scheme not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise InputError(f"the URL of {name!r} in DATA_HUB must begin with one of {known}: {url}")
+    filename = PurePosixPath(urlsplit(url).path).name if path is None else path.name
+    if not filename:
+        raise InputError(f"the URL of {name!r} in DATA_HUB must end in the name of a file: {url}")
+    return url, sha1.lower(), filename
+
+
+def _path_of(url: str) -> Path | None:
+    """Return the path of a file on this machine, given as a file:// URL or a path; None for other URLs."""
+    if url.startswith("file:"):
+        return absolute_path(url2pathname(urlsplit(url).path))
+    return None if "://" in url else absolute_path(url)
+
+
+def _copied(name: str, target: Path) -> bool:
+    """Copy a file of ``DATA_HUB`` if it is on this machine or in the package; return whether it is.
+
+    Raises:
+        InputError: If a file on this machine cannot be read or has another SHA-1.
+    """
+    url, sha1, filename = _entry(name)
+    own, packed = _path_of(url), BUNDLED / f"{filename}.gz"
+    if own is None:
+        if not packed.is_file():
+            return False
+        with gzip.open(packed) as stream, target.open("wb") as copy:
+            shutil.copyfileobj(stream, copy)
+        return _sha1(target) == sha1  # the user may have another file of this name in mind
+    with reading(f"{own}, the file of {name!r} in DATA_HUB"):
+        own.stat()
+        shutil.copyfile(own, target)
+    found = _sha1(target)
+    if found != sha1:
+        raise InputError(
+            f"cannot use {own} as {name!r} (its SHA-1 is {found}, and DATA_HUB says {sha1}); correct the "
+            "entry if the file is right"
+        )
+    return True
 
 
 def _unpack(archive: Path, root: Path) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2l_lightning.data.hub import BUNDLED as BUNDLED
 from d2l_lightning.data.kaggle_table import KaggleTable, Statistics, check_ids
 from d2l_lightning.data.reading import first_of, listing, names_in
-from d2l_lightning.data.tables.encoder import FEATURE_SETS, TableEncoder
+from d2l_lightning.data.tables.encoder import FEATURE_SETS, Missing, TableEncoder
 from d2l_lightning.data.tables.reading import (
     check_rows,
     is_numeric,
@@ -26,9 +27,8 @@ from d2l_lightning.errors import InputError, absolute_path, require_known
 if TYPE_CHECKING:
     import pandas as pd
 
-BUNDLED = Path(__file__).with_name("files")
 ID, PRICE = "Id", "SalePrice"
-HouseFeatures = Literal["columns", "scaled", "ames"]
+HouseFeatures = Literal["columns", "unscaled", "scaled", "ames"]
 
 
 class KaggleHouse(KaggleTable):
@@ -39,16 +39,22 @@ class KaggleHouse(KaggleTable):
     batches of X ``(B, d)`` and prices in dollars ``(B,)``; validation evaluates them as stage ``train``.
 
     Args:
-        data_dir: A folder with other files train.csv and test.csv, under these names or the book's. Without
-            it, the files of the package are used.
+        data_dir: A folder with your own train.csv and test.csv, under these names or the book's. If not
+            given, the data of the package.
         statistics: The rows whose mean and standard deviation standardise numeric features: all rows with the
-            test rows (all), as in the book, or only those of the training (train).
+            test rows (all), as in the book, or the training rows only (train).
         batch_size: Rows in a batch.
         seed: Seed of the order of the rows, which changes with the epoch.
-        features: What is encoded: the columns as they are, as in the book (columns), or 402 features made for
-            these houses (ames), see ``data/tables/ames.py``; or the columns, with each number in three
-            scales (scaled).
+        features: Which features are made of the columns: those of the book (columns), those with numbers as
+            they are instead of standardised (unscaled), those with each number in three scales (scaled), or
+            402 that were chosen for these houses (ames).
         drop_last: Whether the last rows of an epoch are left out if they are fewer than a batch.
+        missing: What a missing number becomes: the mean of its column (mean), the median (median), or the
+            mean, with a further feature that is 1 where the number is missing (indicator). If not given, the
+            mean, as in the book; with the features scaled, indicator. The features ames have their own rules.
+
+    Raises:
+        InputError: If a setting is unknown, or ``missing`` is given for the features ames.
 
     Source: Sections 4.10.3 and 4.10.4. Data: De Cock (2011).
     """
@@ -61,12 +67,16 @@ class KaggleHouse(KaggleTable):
         seed: int = 0,
         features: HouseFeatures = "columns",
         drop_last: bool = False,
+        missing: Missing | None = None,
     ) -> None:
         require_known("features", features, HouseFeatures)
+        if missing is not None and features == "ames":
+            raise InputError(f"missing {missing} has no effect: the features ames leave no number missing")
         train, test = (BUNDLED / f"kaggle_house_pred_{name}.csv.gz" for name in ("train", "test"))
         super().__init__(
             *(train, test, ID, PRICE),
             metric="log_rmse",
+            missing=missing,
             statistics=statistics,
             batch_size=batch_size,
             drop_last=drop_last,
@@ -110,7 +120,8 @@ class KaggleHouse(KaggleTable):
 
     def _new_encoder(self) -> TableEncoder:
         own = FEATURE_SETS[self.feature_set](self.kinds)
-        return TableEncoder(own, always_missing=self.feature_set == "columns")
+        as_in_book = self.feature_set in ("columns", "unscaled")
+        return TableEncoder(own, as_in_book, missing_numbers=self.missing)
 
     def submission(self, prices: Tensor) -> "pd.DataFrame":
         """Return the table to submit to Kaggle: ``Id`` and ``SalePrice``, in the order of the test file.

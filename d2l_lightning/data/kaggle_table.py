@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from d2l_lightning.data.batches import InMemoryData, loader_of, shuffled_loader
 from d2l_lightning.data.reading import first_of
 from d2l_lightning.data.tables.coverage import MAX_COLUMNS, NOTABLE, new_categories, share_outside
-from d2l_lightning.data.tables.encoder import FEATURE_SETS, TableEncoder
+from d2l_lightning.data.tables.encoder import FEATURE_SETS, Missing, TableEncoder
 from d2l_lightning.data.tables.reading import check_rows, other_case, read_table, refuse, to_numbers
 from d2l_lightning.data.tables.schema import check_values, checked, find_kinds, schema_notes
 from d2l_lightning.errors import InputError, absolute_path, printable, require_known, require_positive
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Metric = Literal["rmse", "log_rmse", "mae"]
 Statistics = Literal["all", "train"]
-TableFeatures = Literal["columns", "scaled"]
+TableFeatures = Literal["columns", "unscaled", "scaled"]
 
 # Columns of the files that a run and its predictions write, beside the id and the label.
 WRITTEN = {"label": r"prediction|fold(_\d+)?|line", "id": r"prediction|fold(_\d+)?|spread|lower|upper"}
@@ -46,8 +46,12 @@ class KaggleTable(InMemoryData):
         label: The column to predict.
         ignore: Further columns that are not features; they need not be in both files.
         metric: The metric of the predictions. The logarithm of log_rmse needs positive labels.
-        features: What is encoded: the columns, with numbers standardised (columns), or with each number in
-            three scales, which suits perceptrons (scaled).
+        features: Which features are made of the columns: with each number standardised (columns), with
+            numbers as they are (unscaled), or with each number in three scales, which suits perceptrons
+            (scaled).
+        missing: What a missing number becomes: the mean of its column (mean), the median (median), or the
+            mean, with a further feature that is 1 where the number is missing (indicator). If not given,
+            indicator.
         statistics: The rows whose mean and standard deviation standardise numeric features: all rows of the
             training file (all), or only those that a model is trained on (train).
         batch_size: Rows in a batch.
@@ -58,6 +62,7 @@ class KaggleTable(InMemoryData):
         kinds: The schema of the features: the kind of each column, see ``data/tables/schema.py``.
         raw: The columns of the features as text, training rows first.
         labels: The labels, shape ``(n,)``.
+        shapes: The rows and columns of the files ``train`` and, if there is one, ``test``.
         encoder: The encoder of the model of all rows.
         train_ids: The ids of the training rows, as they are in the file, or their lines.
         test_ids: The ids of the test rows.
@@ -72,6 +77,7 @@ class KaggleTable(InMemoryData):
         ignore: Sequence[str] = (),
         metric: Metric = "rmse",
         features: TableFeatures = "columns",
+        missing: Missing | None = None,
         statistics: Statistics = "all",
         batch_size: int = 64,
         drop_last: bool = False,
@@ -81,6 +87,8 @@ class KaggleTable(InMemoryData):
         require_known("features", features, TableFeatures)
         require_known("metric", metric, Metric)
         require_known("statistics", statistics, Statistics)
+        if missing is not None:
+            require_known("missing", missing, Missing)
         require_positive(batch_size=batch_size)
         if label == id:
             raise InputError(f"the label and the id are the same column, {label!r}")
@@ -92,6 +100,7 @@ class KaggleTable(InMemoryData):
         self.files = [absolute_path(file) for file in (train, test) if file is not None]
         self.id, self.label, self.ignore, self.metric = id, label, list(ignore), metric
         self.feature_set: str = features
+        self.missing: Missing | None = missing
         self.statistics = statistics
         self.batch_size, self.drop_last, self.seed = batch_size, drop_last, seed
         self.notes: list[str] = []
@@ -103,6 +112,8 @@ class KaggleTable(InMemoryData):
         train, *others = tables = self._read()
         _check_labels(train, self.label, self.metric)
         self.training_table, self.num_train = train, len(train)
+        names = ("train", "test")
+        self.shapes = {name: table.shape for name, table in zip(names, tables, strict=False)}
         self.labels = torch.tensor(to_numbers(train[self.label]).to_numpy(np.float32))
         self.train_ids = self._ids(train)
         self.test_ids = [row for table in others for row in self._ids(table)]
@@ -160,7 +171,7 @@ class KaggleTable(InMemoryData):
         return values
 
     def _new_encoder(self) -> TableEncoder:
-        return TableEncoder(FEATURE_SETS[self.feature_set](self.kinds))
+        return TableEncoder(FEATURE_SETS[self.feature_set](self.kinds), missing_numbers=self.missing)
 
     def _known_values(self) -> "pd.DataFrame":
         """Return the rows whose categories become features: those of the training file."""

@@ -82,6 +82,8 @@ class CrossValidation:
 
         train, val = f"train_{metric}", f"val_{metric}"
         return {
+            "shapes": {name: list(shape) for name, shape in self.data.shapes.items()},
+            "columns": len(self.data.kinds),
             "features": len(self.data.feature_names),
             "metric": metric,
             "folds": [{train: t, val: v} for t, v in zip(self.train[:n], self.val, strict=True)],

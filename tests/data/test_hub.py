@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pooch
@@ -149,6 +150,83 @@ def test_the_entries_of_the_house_prices_are_the_bundled_files() -> None:
             assert digest(file.read()) == sha1
 
 
+def test_the_house_prices_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooch, "create", mock.Mock(side_effect=AssertionError("a download")))
+    paths = download_all(tmp_path)
+    assert [path.name for path in paths] == ["kaggle_house_pred_train.csv", "kaggle_house_pred_test.csv"]
+    for path, (_, sha1) in zip(paths, DATA_HUB.values(), strict=True):
+        assert digest(path.read_bytes()) == sha1
+        assert path.parent == tmp_path / sha1
+    assert len(files_in(tmp_path)) == 2
+    assert download("kaggle_house_train", tmp_path) == paths[0]
+
+
+def test_another_file_with_the_name_of_a_bundled_one_is_downloaded(server: Server, tmp_path: Path) -> None:
+    server.offer("/kaggle_house_pred_train.csv", BODY, name="kaggle_house_train")
+    assert download("kaggle_house_train", tmp_path).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("form", ["file:// URL", "path", "relative path"])
+def test_a_file_of_this_machine_is_copied(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "my data" / "own.csv"
+    own.parent.mkdir()
+    own.write_bytes(BODY)
+    monkeypatch.chdir(own.parent)
+    url = {"file:// URL": own.as_uri(), "path": str(own), "relative path": "own.csv"}[form]
+    DATA_HUB["mine"] = (url, digest(BODY).upper())
+    copy = download("mine", tmp_path / "cache")
+    assert copy == tmp_path / "cache" / digest(BODY) / "own.csv"
+    assert copy.read_bytes() == BODY
+    own.unlink()
+    assert download("mine", tmp_path / "cache") == copy
+
+
+def test_an_archive_of_this_machine_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "toy.zip").write_bytes(pack("zip", TOY))
+    DATA_HUB["mine"] = ((tmp_path / "toy.zip").as_uri(), digest(pack("zip", TOY)))
+    assert files_in(download_extract("mine", cache_dir=tmp_path / "cache").parent) == TOY
+
+
+def test_a_file_of_this_machine_that_is_missing_or_another_is_an_error(tmp_path: Path) -> None:
+    own, cache = tmp_path / "own.csv", tmp_path / "cache"
+    DATA_HUB["mine"] = (str(own), digest(BODY))
+    with pytest.raises(
+        InputError, match=rf"^cannot read {own}, the file of 'mine' in DATA_HUB: No such file"
+    ):
+        download("mine", cache)
+    own.write_bytes(b"other")
+    message = rf"^cannot use {own} as 'mine' \(its SHA-1 is {digest(b'other')}, and DATA_HUB says "
+    with pytest.raises(
+        InputError, match=rf"{message}{digest(BODY)}\); correct the entry if the file is right$"
+    ):
+        download("mine", cache)
+    assert files_in(cache) == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("http://a.b/c.csv", "DATA_HUB['mine'] must be a URL and a SHA-1, two texts, not 'http"),
+        (("http://a.b/c.csv",), "DATA_HUB['mine'] must be a URL and a SHA-1, two texts, not ('http"),
+        (("http://a.b/c.csv", None), "two texts, not ('http://a.b/c.csv', None)"),
+        (("http://a.b/c.csv", "abc"), "must be 40 hexadecimal digits, not 'abc'; sha1sum FILE prints them"),
+        (("http://a.b/c.csv", "../" + 37 * "0"), "must be 40 hexadecimal digits, not '../000"),
+        (("http://a.b/", 40 * "0"), "must end in the name of a file: http://a.b/"),
+        (("http://[a/c.csv", 40 * "0"), "the URL of 'mine' in DATA_HUB is wrong: Invalid IPv6 URL"),
+        (
+            ("htp://a.b/c.csv", 40 * "0"),
+            "must begin with one of http://, https://, ftp://, sftp://, file://: htp",
+        ),
+    ],
+)
+def test_an_entry_that_is_no_url_with_a_sha1_is_an_error(entry: Any, message: str, tmp_path: Path) -> None:
+    DATA_HUB["mine"] = entry
+    with pytest.raises(InputError) as caught:
+        download("mine", tmp_path)
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_importing_the_hub_loads_no_slow_library() -> None:
     slow = "pooch", "requests", "torch", "lightning", "pandas"
     code = f"import sys, d2l_lightning.data.hub; print([name for name in {slow} if name in sys.modules])"
@@ -247,14 +325,17 @@ def test_a_file_that_the_server_does_not_have_raises_an_error(server: Server, tm
 def test_a_server_that_does_not_answer_raises_an_error(tmp_path: Path) -> None:
     with Server() as closed:
         url = closed.offer("/toy.csv", BODY)
-    with pytest.raises(ConnectionError, match=one_line_with(url, tmp_path / digest(BODY) / "toy.csv")):
+    with pytest.raises(ConnectionError, match=one_line_with(url, tmp_path / digest(BODY) / "toy.csv")) as e:
         download("toy", tmp_path)
+    assert "(no connection to 127.0.0.1); try again later, or save" in str(e.value)
 
 
 def test_wrong_bytes_raise_an_error_and_leave_no_file(server: Server, tmp_path: Path) -> None:
     url = server.offer("/toy.csv", b"other bytes", sha1=digest(BODY))
-    with pytest.raises(ValueError, match=one_line_with(url, tmp_path / digest(BODY) / "toy.csv")):
+    with pytest.raises(ValueError, match=one_line_with(url, tmp_path / digest(BODY) / "toy.csv")) as caught:
         download("toy", tmp_path)
+    found = f"(its SHA-1 is {digest(b'other bytes')}, and DATA_HUB says {digest(BODY)})"
+    assert f"{found}; correct the entry if the file is right, or try again" in str(caught.value)
     assert files_in(tmp_path) == {}
 
 

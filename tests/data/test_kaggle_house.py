@@ -173,6 +173,51 @@ def test_features_are_those_of_the_books_steps(bundled: KaggleHouse, book: pd.Da
     assert torch.equal(features, torch.tensor(np.array(book.values, dtype=np.float32)))
 
 
+def test_the_files_have_the_shapes_that_the_book_prints(bundled: KaggleHouse) -> None:
+    assert bundled.shapes == {"train": (1460, 81), "test": (1459, 80)}
+
+
+def test_features_that_are_not_standardised_are_the_numbers_of_the_files(
+    tmp_path: Path, numeric: Lines
+) -> None:
+    own = KaggleHouse(write(tmp_path), features="unscaled")
+    own.setup()
+    standard = ready(write(tmp_path), "all")
+    assert own.feature_names == standard.feature_names
+    raw = own.raw[numeric].astype(float)
+    expected = torch.tensor(raw.fillna(raw.mean()).to_numpy(), dtype=torch.float32)
+    torch.testing.assert_close(own.features()[:, : len(numeric)], expected)
+    assert torch.equal(own.features()[:, len(numeric) :], standard.features()[:, len(numeric) :])
+
+
+@pytest.mark.parametrize("statistics", ["all", "train"])
+def test_missing_numbers_get_an_indicator_on_request(
+    tmp_path: Path, statistics: Literal["all", "train"]
+) -> None:
+    book, own = (
+        KaggleHouse(write(tmp_path), statistics, missing=missing) for missing in ("mean", "indicator")
+    )
+    for each in (book, own, default := KaggleHouse(write(tmp_path), statistics)):
+        each.setup()
+    rows = torch.arange(20)
+    assert torch.equal(book.features(rows), default.features(rows))
+    added = [name for name in own.feature_names if name not in book.feature_names]
+    assert "LotFrontage_nan" in added
+    for name in added:
+        indicator = own.features(rows)[:, own.feature_names.index(name)]
+        assert indicator.tolist() == own.raw[name.removesuffix("_nan")].isna().astype(float).tolist()
+    same = [own.feature_names.index(name) for name in book.feature_names]
+    assert torch.equal(own.features(rows)[:, same], book.features(rows))
+
+
+def test_what_missing_numbers_become_must_be_known_and_suit_the_features() -> None:
+    unknown: Any = "zero"
+    with pytest.raises(InputError, match=r"^missing must be one of mean, median, indicator, not 'zero'$"):
+        KaggleHouse(missing=unknown)
+    with pytest.raises(InputError, match=r"^missing mean has no effect: the features ames leave no number"):
+        KaggleHouse(features="ames", missing="mean")
+
+
 def test_every_indicator_counts_its_category(bundled: KaggleHouse, numeric: Lines) -> None:
     rows = [*csv.DictReader(head("train", 1460)), *csv.DictReader(head("test", 1459))]
     columns = [column for column in head("test")[0].split(",")[1:] if column not in numeric]

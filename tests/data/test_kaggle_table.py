@@ -288,7 +288,7 @@ def test_the_error_names_the_file_and_what_is_wrong(
             ]
         ),
         ({"metric": "r2"}, "metric must be one of rmse, log_rmse, mae, not 'r2'"),
-        ({"features": "ames"}, "features must be one of columns, scaled, not 'ames'"),
+        ({"features": "ames"}, "features must be one of columns, unscaled, scaled, not 'ames'"),
         ({"statistics": "none"}, "statistics must be one of all, train, not 'none'"),
         ({"batch_size": 0}, "batch_size must be positive, not 0"),
     ],

@@ -23,7 +23,8 @@ def results_of(folder: Path, *flags: str) -> dict[str, Any]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_books_settings_give_the_books_figures(tmp_path: Path, seed: int) -> None:
     results = results_of(tmp_path / "run", "--seed", str(seed))
-    assert results["features"] == 331
+    assert results["shapes"] == {"train": [1460, 81], "test": [1459, 80]}
+    assert (results["columns"], results["features"]) == (79, 331)
     assert results["train_log_rmse"] == pytest.approx(0.165080, abs=0.003)
     assert results["val_log_rmse"] == pytest.approx(0.170157, abs=0.003)
     assert results["final_train_log_rmse"] == pytest.approx(0.162503, abs=0.003)

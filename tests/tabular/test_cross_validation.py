@@ -148,7 +148,16 @@ def test_the_figures_of_all_rows_follow_from_the_predictions(
         np.mean([f[f"train_{metric}"] for f in results["folds"]])
     )
     assert list(results) == [
-        *("features", "metric", "folds", f"train_{metric}", f"val_{metric}", f"final_train_{metric}"),
+        *(
+            "shapes",
+            "columns",
+            "features",
+            "metric",
+            "folds",
+            f"train_{metric}",
+            f"val_{metric}",
+            f"final_train_{metric}",
+        ),
         *(f"pooled_val_{metric}", f"mean_pooled_val_{metric}"),
     ]
     assert cv.final_names == ["final_1", "final_2"]

@@ -1,24 +1,27 @@
 """The encoder of a table: fitted once, saved with the model, applied to new rows."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from d2l_lightning.data.tables.ames import Ames
-from d2l_lightning.data.tables.features import Columns, FeatureSet, ScaledColumns
+from d2l_lightning.data.tables.features import Columns, FeatureSet, ScaledColumns, UnscaledColumns
 from d2l_lightning.data.tables.scaling import make_scaler, scaler_from
-from d2l_lightning.errors import InputError
+from d2l_lightning.errors import InputError, require_known
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Codes = dict[str, Any]  # of each column, the place of each row's category in the vocabulary, or one of these
 MISSING, UNSEEN = -1, -2  # pandas.factorize returns -1 for missing values
-FORMAT = 1  # of the state; a change that older code cannot read gets the next number
-FEATURE_SETS: Mapping[str, type[FeatureSet]] = {kind.name: kind for kind in (Columns, ScaledColumns, Ames)}
+FORMAT = 2  # of the state; a change that older code cannot read gets the next number
+FEATURE_SETS: Mapping[str, type[FeatureSet]] = {
+    kind.name: kind for kind in (Columns, UnscaledColumns, ScaledColumns, Ames)
+}
+Missing = Literal["mean", "median", "indicator"]
 
 
 class TableEncoder:
@@ -30,14 +33,19 @@ class TableEncoder:
 
     Args:
         features: The numbers and categories that are encoded.
-        always_missing: Whether every category column has an indicator of missing values, as in the book, and
-            no number column has one. Otherwise, all columns have one where values are missing.
+        always_missing: Whether every category column has an indicator of missing values, as in the book.
+            Otherwise, those with missing values have one.
         scalers: The scalers of the numbers and their columns; those of the feature set if not given.
+        missing_numbers: What a missing number becomes: 0 after scaling, which is the mean of a standardised
+            column (mean); the median of its column (median); or the same as with mean, and the column has an
+            indicator of missing values (indicator). If not given, mean with ``always_missing``, else
+            indicator.
 
     Attributes:
         feature_names: The names of the d features, after ``fit``.
         vocabulary: The categories of each column.
         gaps: The columns whose missing values have an indicator.
+        fill: What takes the place of missing numbers before they are scaled, by column; empty for 0 after it.
         missing: The columns of categories with missing values in the table that the encoder is fitted to.
 
     Example:
@@ -55,11 +63,16 @@ class TableEncoder:
         features: FeatureSet,
         always_missing: bool = False,
         scalers: Sequence[tuple[str, Sequence[str] | None]] | None = None,
+        missing_numbers: Missing | None = None,
     ) -> None:
+        missing_numbers = missing_numbers or ("mean" if always_missing else "indicator")
+        require_known("missing_numbers", missing_numbers, Missing)
+        self.missing_numbers: Missing = missing_numbers
         self.features, self.always_missing = features, always_missing
         self.scalers = [make_scaler(*scaler) for scaler in (features.scalers if scalers is None else scalers)]
         self.vocabulary: dict[str, list[str]] = {}
         self.gaps: list[str] = []
+        self.fill: dict[str, float] = {}
         self.missing: list[str] = []
         self.feature_names: list[str] = []
 
@@ -95,7 +108,11 @@ class TableEncoder:
         for scaler in self.scalers:
             scaler.fit(numbers.iloc[known])
         together = self.features.missing_together
-        own = [] if self.always_missing else [column for column in numbers if column not in together]
+        if self.missing_numbers == "median":
+            medians = numbers.iloc[known].median().dropna()
+            self.fill = {str(column): float(value) for column, value in medians.items()}
+        marked = self.missing_numbers == "indicator"
+        own = [column for column in numbers if column not in together] if marked else []
         self.gaps = [str(column) for column in own if numbers[column].isna().any()]
         self.vocabulary, self.missing = {}, []
         codes: Codes = {}
@@ -138,8 +155,9 @@ class TableEncoder:
         """Return the features of numbers and of the codes of categories."""
         X = torch.zeros(len(numbers), len(self.feature_names))
         start = 0
+        filled = numbers.fillna(self.fill) if self.fill else numbers
         for scaler in self.scalers:
-            values = scaler.transform(numbers)
+            values = scaler.transform(filled)
             X[:, start : start + values.shape[1]] = values
             start += values.shape[1]
         indicators, rows = X.numpy(), np.arange(len(numbers))  # numpy sets single elements faster
@@ -177,7 +195,7 @@ class TableEncoder:
     def state(self) -> dict[str, Any]:
         """Return the fitted encoder as plain values and tensors, for ``torch.load(weights_only=True)``."""
         return {
-            "format": FORMAT,
+            "format": FORMAT if self.fill else 1,
             "features": self.features.name,
             "kinds": self.features.kinds,
             "fitted": self.features.fitted,
@@ -185,6 +203,7 @@ class TableEncoder:
             "scalers": [scaler.state() for scaler in self.scalers],
             "vocabulary": self.vocabulary,
             "gaps": self.gaps,
+            **({"fill": self.fill} if self.fill else {}),
             "missing": self.missing,
             "feature_names": self.feature_names,
         }
@@ -204,5 +223,6 @@ class TableEncoder:
         encoder.scalers = [scaler_from(scaler) for scaler in state["scalers"]]
         encoder.vocabulary = state["vocabulary"]
         encoder.gaps, encoder.missing = state["gaps"], state["missing"]
+        encoder.fill = state.get("fill", {})
         encoder.feature_names = state["feature_names"]
         return encoder

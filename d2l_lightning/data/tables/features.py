@@ -101,6 +101,13 @@ class Columns(FeatureSet):
         return table[[column for column, kind in self.kinds.items() if kind == "category"]]
 
 
+class UnscaledColumns(Columns):
+    """As ``Columns``, with the numbers as they are in the table, not standardised."""
+
+    name = "unscaled"
+    scalers: ClassVar[Sequence[tuple[str, Sequence[str] | None]]] = (("unscaled", None),)
+
+
 class ScaledColumns(Columns):
     """As ``Columns``, with each number in three scales: standardised logarithms, robust, by quantiles."""
 

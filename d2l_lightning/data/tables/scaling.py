@@ -19,7 +19,7 @@ EQUAL = 1e-12  # values that differ by less are equal: their standard deviation 
 class Scaler(ABC):
     """A transformation of p numeric columns, fitted to the known rows of a table.
 
-    Missing values (NaN) are ignored by ``fit`` and become 0.
+    Missing values (NaN) are ignored by ``fit`` and become 0, but for ``Unscaled``.
 
     Args:
         columns: The names of the columns; all columns of the table that ``fit`` gets if not given.
@@ -70,6 +70,18 @@ class Standard(Scaler):
 
     def _transform(self, values: Tensor) -> Tensor:
         return (values - self.fitted["mean"]) / self.fitted["deviation"]
+
+
+class Unscaled(Scaler):
+    """Leaves values as they are; missing values become the mean of their column."""
+
+    name = "unscaled"
+
+    def _fit(self, known: "pd.DataFrame") -> dict[str, Any]:
+        return {"mean": known.mean().to_numpy()}
+
+    def _transform(self, values: Tensor) -> Tensor:
+        return torch.where(values.isnan(), self.fitted["mean"], values)
 
 
 class LogStandard(Standard):
@@ -148,7 +160,7 @@ class NormalQuantile(Scaler):
 
 
 SCALERS: Mapping[str, type[Scaler]] = {
-    kind.name: kind for kind in (Standard, LogStandard, Robust, NormalQuantile)
+    kind.name: kind for kind in (Standard, Unscaled, LogStandard, Robust, NormalQuantile)
 }
 
 

@@ -1,6 +1,7 @@
 """The encoder of a table: what it is fitted to, what becomes of new rows, and what a checkpoint keeps."""
 
 import io
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from d2l_lightning.data.tables.encoder import TableEncoder
-from d2l_lightning.data.tables.features import Columns
+from d2l_lightning.data.tables.encoder import Missing, TableEncoder
+from d2l_lightning.data.tables.features import Columns, UnscaledColumns
 from d2l_lightning.data.tables.schema import find_kinds
 from d2l_lightning.errors import InputError
 from tests.tools.tables import KINDS, make_table
@@ -66,6 +67,45 @@ def test_a_category_that_is_new_counts_as_missing_only_if_some_were_missing(alwa
     assert features.get("town_nan") == ([0, 0, 1] if always else None)
     assert encoder.unseen(new) == {"town": 1, "heating": 2}
     assert encoder.unseen(KNOWN) == {}
+
+
+SIZES = table(size=["1", "2", None, "12"], town=["a", "a", "b", "b"])
+KINDS_OF_SIZES = {"size": "number", "town": "category"}
+
+
+@pytest.mark.parametrize(("method", "size"), [("mean", 5.0), ("median", 2.0), ("indicator", 5.0)])
+def test_what_a_missing_number_becomes(method: Missing, size: float) -> None:
+    """The known rows are the first three and a row of 12: mean 5, median 2."""
+    for features, mean, deviation in ((Columns, 5.0, 37**0.5), (UnscaledColumns, 0.0, 1.0)):
+        encoder = TableEncoder(features(KINDS_OF_SIZES), missing_numbers=method)
+        X = encoder.fit_transform(SIZES)
+        expected = (torch.tensor([1.0, 2.0, size, 12.0]) - mean) / deviation
+        torch.testing.assert_close(X[:, 0], expected)
+        assert ("size_nan" in encoder.feature_names) == (method == "indicator")
+        if method == "indicator":
+            assert X[:, 1].tolist() == [0, 0, 1, 0]
+        assert torch.equal(loaded(encoder).transform(SIZES), X)
+
+
+def test_the_median_is_that_of_the_given_rows() -> None:
+    encoder = TableEncoder(UnscaledColumns(KINDS_OF_SIZES), missing_numbers="median")
+    assert encoder.fit_transform(SIZES, torch.tensor([0, 2]))[:, 0].tolist() == [1, 2, 1, 12]
+
+
+def test_states_of_earlier_versions_can_be_read_and_new_settings_have_a_newer_format() -> None:
+    earlier = TableEncoder(Columns(KINDS_OF_SIZES), always_missing=True).fit(SIZES)
+    assert "fill" not in earlier.state()
+    assert earlier.state()["format"] == 1
+    median = TableEncoder(Columns(KINDS_OF_SIZES), missing_numbers="median").fit(SIZES).state()
+    assert median["format"] == 2
+    assert median["fill"] == {"size": 2.0}
+
+
+def test_an_unknown_method_for_missing_numbers_is_an_error() -> None:
+    with pytest.raises(
+        InputError, match=r"^missing_numbers must be one of mean, median, indicator, not 'zero'$"
+    ):
+        TableEncoder(Columns(KINDS_OF_SIZES), missing_numbers=cast(Any, "zero"))
 
 
 def test_only_the_given_rows_decide_how_numbers_are_scaled() -> None:
