@@ -10,13 +10,15 @@ from d2l_lightning.callbacks.step_hooks import NoStepHooks
 
 
 class ActivationVariance(NoStepHooks, Callback):  # type: ignore[misc]
-    """Records the variance of the activations behind each dropout layer after each epoch, in training mode.
+    """Records the variance of the hidden activations after each epoch, in training mode.
+
+    The activations are the inputs of each linear layer but the first, so dropout is included.
 
     Args:
         X: The features that the activations are computed for, shape ``(B, ...)``.
 
     Attributes:
-        variances: The variance over examples and units, for each epoch and each dropout layer.
+        variances: The variance over examples and units, for each epoch and each hidden layer.
     """
 
     def __init__(self, X: Tensor) -> None:
@@ -35,10 +37,11 @@ class ActivationVariance(NoStepHooks, Callback):  # type: ignore[misc]
         """Add the variances after an epoch."""
         variances: list[float] = []
 
-        def record(layer: nn.Module, inputs: Any, activations: Tensor) -> None:
-            variances.append(activations.var().item())
+        def record(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+            variances.append(inputs[0].var().item())
 
-        hooks = [m.register_forward_hook(record) for m in pl_module.modules() if isinstance(m, nn.Dropout)]
+        _, *layers = (m for m in pl_module.modules() if isinstance(m, nn.Linear))
+        hooks = [layer.register_forward_pre_hook(record) for layer in layers]
         try:
             with torch.no_grad():
                 pl_module(self.X.to(next(pl_module.parameters())))

@@ -1,15 +1,12 @@
 """Regression data: tensors in memory, and synthetic data whose true weights are known."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from d2l_lightning.data.batches import (
-    GeneratedBatches,
     RowLoader,
     data_generator,
     gather_from,
@@ -17,6 +14,7 @@ from d2l_lightning.data.batches import (
     on_device,
     shuffled_loader,
 )
+from d2l_lightning.data.module import DataModule
 from d2l_lightning.errors import (
     InputError,
     require_finite,
@@ -25,12 +23,12 @@ from d2l_lightning.errors import (
     require_positive,
 )
 from d2l_lightning.functional.linear import linear
-from d2l_lightning.functional.polynomial import polynomial_features
+from d2l_lightning.functional.polynomial import Basis, basis_features, polynomial_features
 
 Loader = Literal["framework", "scratch"]
 
 
-class RegressionData(LightningDataModule):
+class RegressionData(DataModule):
     """Features and targets in memory. The first rows are for training, the others for validation.
 
     Args:
@@ -42,6 +40,8 @@ class RegressionData(LightningDataModule):
         loader: What makes the batches: PyTorch's DataLoader (framework), or plain Python as in Section 3.3.2
             (scratch). The batches are the same.
         watch_train: Whether validation also evaluates the training rows, all rows in one batch.
+        drop_last: Whether the last training rows of an epoch are left out if they do not fill a batch.
+        shuffle: Whether training rows are shuffled in each epoch; if not, they come in the order of X.
 
     Raises:
         InputError: If shapes do not match, an argument is out of its range, or a number is not finite.
@@ -58,6 +58,8 @@ class RegressionData(LightningDataModule):
         seed: int = 0,
         loader: Loader = "framework",
         watch_train: bool = False,
+        drop_last: bool = False,
+        shuffle: bool = True,
     ) -> None:
         super().__init__()
         if X.ndim != 2 or y.shape != X.shape[:1]:
@@ -74,6 +76,7 @@ class RegressionData(LightningDataModule):
         require_finite(X=X, y=y)
         self.X, self.y, self.num_train = X, y, num_train
         self.batch_size, self.seed, self.loader, self.watch_train = batch_size, seed, loader, watch_train
+        self.drop_last, self.shuffle = drop_last, shuffle
 
     def parts(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Return X and y of the first n rows, of the next n rows, and so on."""
@@ -90,31 +93,18 @@ class RegressionData(LightningDataModule):
         """The number of validation rows."""
         return len(self.y) - self.num_train
 
-    def train_dataloader(self) -> Any:
-        """Return what ``get_dataloader`` returns for training."""
-        return self._loader(train=True)
-
-    def val_dataloader(self) -> Any:
-        """Return what ``get_dataloader`` returns for validation; an empty list if there are no rows."""
-        return self._loader(train=False)
-
-    def _loader(self, train: bool) -> Any:
-        loader = self.get_dataloader(train)
-        if isinstance(loader, Iterator):  # of the generator function in Section 3.3.2, for one epoch
-            return GeneratedBatches(partial(self.get_dataloader, train))
-        return loader
-
     def get_dataloader(self, train: bool) -> Any:
         """Return the loader of shuffled training batches, or of validation batches in order (Section 3.2.3).
 
-        A batch is X ``(B, d)`` and y ``(B,)``. A class or ``add_to_class`` may replace this method, also by a
-        generator function.
+        A batch is X ``(B, d)`` and y ``(B,)``.
         """
         return self._training_loader() if train else self._validation_loader()
 
     def _training_loader(self) -> Any:
         X, y = on_device(self, (self.X[: self.num_train], self.y[: self.num_train]))
-        loader = shuffled_loader(self, self.batch_size, self.seed, X, y)
+        loader = shuffled_loader(
+            self, self.batch_size, self.seed, X, y, drop_last=self.drop_last, shuffle=self.shuffle
+        )
         return loader if self.loader == "framework" else RowLoader(loader.sampler, gather_from(X, y))
 
     def _validation_loader(self) -> Any:
@@ -159,8 +149,7 @@ class SyntheticRegressionData(RegressionData):
         require_finite(b=torch.tensor(float(b)))
         self.w, self.b = _true_weights(w, "feature", noise, num_train, num_val), float(b)
         generator = data_generator(seed)
-        X = torch.randn(num_train + num_val, len(self.w), generator=generator)
-        y = linear(X, self.w, self.b) + noise * torch.randn(num_train + num_val, generator=generator)
+        X, y = synthetic_rows(num_train + num_val, generator, self.w, self.b, noise)
         super().__init__(X, y, num_train, seed=seed, **data)
 
 
@@ -185,7 +174,7 @@ class HighDimensionalData(SyntheticRegressionData):
         require_positive(num_inputs=num_inputs)
         w = [0.01] * num_inputs
         sizes = {"num_train": num_train, "num_val": num_val, "batch_size": batch_size}
-        super().__init__(w, 0.05, 0.01, loader="framework", **sizes, **data)
+        super().__init__(w, 0.05, 0.01, loader="framework", drop_last=False, shuffle=True, **sizes, **data)
 
 
 class PolynomialData(RegressionData):
@@ -201,6 +190,9 @@ class PolynomialData(RegressionData):
         num_val: Number of validation rows, which the book calls test rows.
         batch_size: Rows in a batch.
         seed: Seed of the data and of the order of the training rows.
+        basis: The features: powers divided by factorials, x^i / i! (factorial), powers alone (powers), powers
+            that are standardised over the training rows (standardized), or polynomials that are orthogonal on
+            the training rows (orthogonal).
         **data: Further arguments of ``RegressionData``.
 
     Source: Section 4.4.4, eq. 4.4.2.
@@ -215,15 +207,29 @@ class PolynomialData(RegressionData):
         num_val: int = 100,
         batch_size: int = 10,
         seed: int = 0,
+        basis: Basis = "factorial",
         **data: Any,
     ) -> None:
-        self.w = _true_weights(w, "power", noise, num_train, num_val)
+        self.w, self.basis = _true_weights(w, "power", noise, num_train, num_val), basis
         generator = data_generator(seed)
         self.x = torch.randn(num_train + num_val, generator=generator)  # shape (n,)
         errors = noise * torch.randn(num_train + num_val, generator=generator)
         y = linear(polynomial_features(self.x, len(self.w) - 1), self.w) + errors
-        X = polynomial_features(self.x, degree)
-        super().__init__(X, y, num_train, batch_size, seed, "framework", **data)
+        X = basis_features(self.x, degree, basis, num_train)
+        super().__init__(
+            X, y, num_train, batch_size, seed, "framework", drop_last=False, shuffle=True, **data
+        )
+
+
+def synthetic_rows(
+    n: int, generator: torch.Generator, w: Tensor, b: float, noise: float
+) -> tuple[Tensor, Tensor]:
+    """Return n rows of normal features, ``(n, d)``, and targets ``X w + b`` plus normal noise, ``(n,)``.
+
+    Source: Section 3.3.1, eq. 3.3.1.
+    """
+    X = torch.randn(n, len(w), generator=generator)
+    return X, linear(X, w, b) + noise * torch.randn(n, generator=generator)
 
 
 def _true_weights(w: Sequence[float], what: str, noise: float, num_train: int, num_val: int) -> Tensor:

@@ -14,7 +14,7 @@ def relu_derivative(x: Tensor) -> Tensor:
     return (x > 0).to(x.dtype)
 
 
-def prelu(x: Tensor, alpha: float) -> Tensor:
+def prelu(x: Tensor, alpha: float | Tensor) -> Tensor:
     """Return ``max(0, x) + alpha min(0, x)``, elementwise. Source: Section 4.1.2, eq. 4.1.5."""
     return torch.where(x > 0, x, alpha * x)
 

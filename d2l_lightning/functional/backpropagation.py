@@ -76,18 +76,49 @@ def backward(
 
     Source: Section 4.7.3, eqs. 4.7.8 to 4.7.14; exercise 2 for the biases.
     """
-    W1, _, W2, _ = parameters
-    z, h, o, *_ = variables
-    # (4.7.8): the gradients of J = L + s for L and s are 1, times the scale.
-    truth = torch.zeros_like(o).scatter_(1, y[:, None], 1.0)
-    dJ_do = scale * shares(y, weight, o)[:, None] * (softmax(o) - truth)  # (4.7.9), (B, q)
-    ds_dW1, ds_dW2 = scale * lambd * W1, scale * lambd * W2  # (4.7.10)
+    h = variables.h
+    dJ_do, dJ_dz = _gradients_of_layers(y, parameters, variables, phi_derivative, weight, scale)
+    ds_dW1, ds_dW2 = scale * lambd * parameters.W1, scale * lambd * parameters.W2  # (4.7.10)
     dJ_dW2 = dJ_do.T @ h + ds_dW2  # (4.7.11)
-    dJ_dh = dJ_do @ W2  # (4.7.12), (B, h)
-    dJ_dz = dJ_dh * phi_derivative(z)  # (4.7.13), (B, h)
     dJ_dW1 = dJ_dz.T @ X + ds_dW1  # (4.7.14)
     # Exercise 2: a bias is added to z or o, so its gradient is the sum of theirs over the examples.
     return Parameters(dJ_dW1, dJ_dz.sum(dim=0), dJ_dW2, dJ_do.sum(dim=0))
+
+
+def input_gradient(
+    y: Tensor, parameters: Parameters, variables: Variables, phi_derivative: Function
+) -> Tensor:
+    """Return the gradient of J for the features, in the shape of X, ``(B, d)``.
+
+    The gradient of a scalar for a matrix has the shape of the matrix. Source: Section 4.7, exercise 1.
+    """
+    return _gradients_of_layers(y, parameters, variables, phi_derivative, None, 1.0)[1] @ parameters.W1
+
+
+def hessian_of_output_weights(variables: Variables, lambd: float) -> Tensor:
+    """Return the second derivatives of J for W2, shape ``(q h, q h)``, in the order of ``W2.flatten()``.
+
+    For each example it is ``diag(p) - p p^T``, for the probabilities p, times ``h h^T`` (Kronecker product).
+    Lambda is added to the diagonal. Source: Section 4.7, exercise 4.
+    """
+    probabilities, h = softmax(variables.o), variables.h
+    of_logits = torch.diag_embed(probabilities) - probabilities[:, :, None] * probabilities[:, None]
+    size = of_logits.shape[1] * h.shape[1]
+    mean = torch.einsum("bij,bk,bl->ikjl", of_logits, h, h).reshape(size, size) / len(h)
+    return mean + lambd * torch.eye(size, dtype=mean.dtype)
+
+
+def _gradients_of_layers(
+    y: Tensor, parameters: Parameters, variables: Variables, phi_derivative: Function,
+    weight: Tensor | None, scale: Tensor | float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the gradients of J for o and for z."""
+    z, _, o, *_ = variables
+    # (4.7.8): the gradients of J = L + s for L and s are 1, times the scale.
+    truth = torch.zeros_like(o).scatter_(1, y[:, None], 1.0)
+    dJ_do = scale * shares(y, weight, o)[:, None] * (softmax(o) - truth)  # (4.7.9), (B, q)
+    dJ_dh = dJ_do @ parameters.W2  # (4.7.12), (B, h)
+    return dJ_do, dJ_dh * phi_derivative(z)  # (4.7.13), (B, h)
 
 
 def shares(y: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:

@@ -43,3 +43,15 @@ def operators(variables: Mapping[str, Tensor]) -> list[Operator]:
                     queue.append(previous)
         found.append(Operator(functions, list(dict.fromkeys(inputs)), output))
     return found
+
+
+def count_functions(*tensors: Tensor) -> int:
+    """Return the number of autograd's functions in the graph that computes tensors, without their leaves."""
+    nodes: set[Any] = set()
+    queue = [tensor.grad_fn for tensor in tensors]
+    while queue:
+        node = queue.pop()
+        if node is not None and node not in nodes and not hasattr(node, "variable"):
+            nodes.add(node)
+            queue += [previous for previous, _ in node.next_functions]
+    return len(nodes)

@@ -9,7 +9,7 @@ from d2l_lightning.errors import InputError
 def dropout_layer(X: Tensor, dropout: float) -> Tensor:
     """Return 0 with probability ``dropout``, else ``X / (1 - dropout)``, elementwise.
 
-    Each element keeps its expected value.
+    Each element keeps its expected value. Integers become numbers of the default type.
 
     Raises:
         InputError: If the probability is outside 0 to 1.
@@ -17,6 +17,8 @@ def dropout_layer(X: Tensor, dropout: float) -> Tensor:
     Source: Section 4.6, eq. 4.6.1.
     """
     require_probability(dropout=dropout)
+    if not X.is_floating_point():
+        X = X.to(torch.get_default_dtype())
     if dropout == 1:  # the scale would be infinite
         return torch.zeros_like(X)
     if dropout == 0:

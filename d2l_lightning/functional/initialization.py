@@ -1,11 +1,6 @@
-"""Scales of initial weights, and the growth of products of random matrices (Section 4.8)."""
+"""Scales of initial weights (Section 4.8)."""
 
 import math
-
-import torch
-from torch import Tensor
-
-from d2l_lightning.errors import InputError
 
 
 def xavier_deviation(num_inputs: int, num_outputs: int) -> float:
@@ -24,28 +19,3 @@ def output_variance(num_inputs: int, sigma: float, gamma: float = 1.0) -> float:
     The weights and the inputs have a mean of 0 and the standard deviations sigma and gamma.
     """
     return num_inputs * sigma**2 * gamma**2
-
-
-def product_of_gaussians(
-    num_matrices: int, size: int, generator: torch.Generator
-) -> tuple[Tensor, list[float]]:
-    """Return the product of a matrix and ``num_matrices`` others, and its greatest absolute elements.
-
-    All matrices are standard normal, float64, of shape ``(size, size)``. The greatest absolute elements are
-    those of the first matrix and of each product.
-
-    Raises:
-        InputError: If the product leaves the range of double precision.
-
-    Source: Section 4.8.1.
-    """
-    M = torch.randn(size, size, dtype=torch.float64, generator=generator)
-    greatest = [M.abs().max().item()]
-    for _ in range(num_matrices):
-        M = M @ torch.randn(size, size, dtype=torch.float64, generator=generator)
-        greatest.append(M.abs().max().item())
-    if not 0 < greatest[-1] < math.inf:
-        raise InputError(
-            f"the product of {num_matrices} matrices is {greatest[-1]}; choose a smaller num_matrices"
-        )
-    return M, greatest

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from d2l_lightning.errors import InputError, require_finite
-from d2l_lightning.functional.regression import squared_loss
 
 
 def linear(X: Tensor, w: Tensor, b: Tensor | float = 0.0) -> Tensor:
@@ -68,34 +67,6 @@ def least_squares_with_bias(X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the ``least_squares`` weights, shape ``(d,)``, and bias, shape ``()``; X without ones."""
     solution = least_squares(pad(X, (0, 1), value=1.0), y)
     return solution[:-1], solution[-1]
-
-
-def least_squares_losses(X: Tensor, y: Tensor, num_train: int) -> Tensor:
-    """Return the mean squared loss on the first ``num_train`` rows and on the others, shape ``(2,)``.
-
-    The weights are the ``least_squares`` solution of the first ``num_train`` rows. Source: Section 4.4.6,
-    exercise 1.
-    """
-    w = least_squares(X[:num_train], y[:num_train])
-    losses = squared_loss(linear(X, w), y)
-    return torch.stack([losses[:num_train].mean(), losses[num_train:].mean()])
-
-
-def nested_least_squares_losses(X: Tensor, y: Tensor, num_train: int) -> Tensor:
-    """Return the ``least_squares_losses`` of the first column of X, of the first two, and so on.
-
-    The shape is ``(m, 2)``, where m is the largest number of columns for which the solution is unique.
-
-    Raises:
-        InputError: If the first column alone has no unique solution.
-    """
-    losses = [least_squares_losses(X[:, :1].contiguous(), y, num_train)]
-    for d in range(2, X.shape[1] + 1):
-        try:
-            losses.append(least_squares_losses(X[:, :d].contiguous(), y, num_train))
-        except InputError:
-            break
-    return torch.stack(losses)
 
 
 def medians_by_amount(

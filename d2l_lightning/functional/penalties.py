@@ -5,7 +5,12 @@ from torch import Tensor
 
 
 def l2_penalty(w: Tensor) -> Tensor:
-    """Return half the squared Euclidean norm of w, a scalar. Source: Section 3.7, eq. 3.7.2; Section 4.5."""
+    """Return half the squared Euclidean norm of w, a scalar.
+
+    Of a matrix W, it is half the squared Frobenius norm, ``tr(W^T W) / 2``.
+
+    Source: Section 3.7, eq. 3.7.2 and exercise 4; Section 4.5.
+    """
     return (w**2).sum() / 2
 
 

@@ -14,6 +14,7 @@ from d2l_lightning.functional.dropout import average_over_masks, dropout_layer
 from d2l_lightning.models.classifier import Classifier, ScratchClassifier
 from d2l_lightning.models.layers import require_hidden_layers
 from d2l_lightning.models.mlp import MLP
+from d2l_lightning.models.noise import Noise
 
 
 class DropoutMLPScratch(ScratchClassifier):
@@ -70,17 +71,18 @@ class DropoutMLP(MLP):
 
     def __init__(
         self,
-        num_inputs: int = 784,
+        num_inputs: int | None = 784,
         num_outputs: int = 10,
         hidden_sizes: Sequence[int] = (256, 256),
         dropouts: Sequence[float] = (0.2, 0.5),
         lr: float = 0.5,
         sigma: float = 0.01,
         weight_decay: float = 0.0,
+        noise: Noise = "dropout",
     ) -> None:
         require_hidden_layers(hidden_sizes, dropouts)
-        settings: dict[str, Any] = {"dropouts": dropouts, "lr": lr, "weight_decay": weight_decay}
-        super().__init__(num_inputs, num_outputs, hidden_sizes, sigma=sigma, **settings)
+        settings: dict[str, Any] = {"noise": noise, "lr": lr, "weight_decay": weight_decay}
+        super().__init__(num_inputs, num_outputs, hidden_sizes, sigma=sigma, dropouts=dropouts, **settings)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from d2l_lightning.models.dropout_mlp import DropoutMLP
 from tests.models.test_classifiers import SIZES, Blobs
 
 
-def test_variances_are_those_behind_each_dropout_layer(trainer: Callable[..., Trainer]) -> None:
+def test_variances_are_those_of_hidden_layers_with_dropout(trainer: Callable[..., Trainer]) -> None:
     model, data = DropoutMLP(**SIZES, hidden_sizes=[16, 8], dropouts=[0.0, 0.5]), Blobs()
     recorder = ActivationVariance(data.X[:50])
     trainer(max_epochs=3, callbacks=[recorder]).fit(model, data)

@@ -55,6 +55,18 @@ def test_both_loaders_give_equal_batches_with_every_row_once(
             assert torch.equal(seen, rows)
 
 
+@pytest.mark.parametrize("loader", ["scratch", "framework"])
+def test_the_last_rows_may_be_left_out_and_the_order_may_be_that_of_the_rows(loader: Any) -> None:
+    X, y = torch.randn(12, 2), torch.arange(12.0)
+    data = RegressionData(X, y, 10, 4, loader=loader, drop_last=True)
+    loaders = [data.train_dataloader(), DataLoader(TensorDataset(X[:10], y[:10]), 4, drop_last=True)]
+    assert [[len(batch[1]) for batch in each] for each in loaders] == [[4, 4], [4, 4]]
+    assert len({tuple(torch.cat([y for _, y in batches(loaders[0], e)]).tolist()) for e in range(3)}) == 3
+    in_order = RegressionData(X, y, 10, 4, loader=loader, shuffle=False).train_dataloader()
+    for epoch in range(2):
+        assert torch.equal(torch.cat([y for _, y in batches(in_order, epoch)]), y[:10])
+
+
 def test_the_order_depends_on_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[float]:
         data = RegressionData(torch.zeros(50, 1), torch.arange(50.0), 50, batch_size=7, seed=seed)

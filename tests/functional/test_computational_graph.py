@@ -3,7 +3,7 @@
 import torch
 
 from d2l_lightning.functional.backpropagation import Parameters
-from d2l_lightning.functional.computational_graph import operators
+from d2l_lightning.functional.computational_graph import count_functions, operators
 from d2l_lightning.models.backpropagation import BackpropagationMLP
 from d2l_lightning.plots.backpropagation import POSITIONS
 
@@ -33,3 +33,13 @@ def test_variables_that_are_not_given_are_passed_over() -> None:
     assert (of_a.inputs, of_a.output, of_b.inputs, of_b.functions) == (["w"], "a", ["a"], ["Exp"])
     (of_b,) = operators({"w": w, "b": b})
     assert (of_b.inputs, of_b.functions) == (["w"], ["Exp", "Mul"])
+
+
+def test_functions_of_a_graph_are_counted_once_and_without_leaves() -> None:
+    w = torch.ones(3, requires_grad=True)
+    a = w * 2
+    assert count_functions(w.detach()) == 0
+    assert count_functions(a) == 1
+    b = a.exp()
+    assert count_functions(b, a) == 2
+    assert count_functions(b + b.sin()) == 4  # Mul, Exp, Sin, Add

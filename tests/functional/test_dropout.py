@@ -16,6 +16,16 @@ def test_probabilities_0_and_1() -> None:
     assert torch.equal(dropout_layer(X, 1), torch.zeros_like(X))
 
 
+@pytest.mark.parametrize("dropout", [0, 0.5, 1])
+def test_the_integers_of_the_book_become_floats(dropout: float) -> None:
+    integers, results = X.long(), []
+    for values in (integers, X):
+        torch.manual_seed(0)
+        results.append(dropout_layer(values, dropout))
+    assert results[0].dtype == torch.float32
+    assert torch.equal(*results)
+
+
 @given(st.floats(0.01, 0.99), st.integers(0, 1000))
 def test_kept_elements_are_scaled(dropout: float, seed: int) -> None:
     torch.manual_seed(seed)

@@ -11,11 +11,9 @@ from torch import Tensor
 from d2l_lightning.errors import InputError
 from d2l_lightning.functional.linear import (
     least_squares,
-    least_squares_losses,
     least_squares_with_bias,
     linear,
     medians_by_amount,
-    nested_least_squares_losses,
     sgd_update,
 )
 
@@ -115,22 +113,6 @@ def test_the_solution_with_a_bias_agrees_with_scikit_learn(seed: int) -> None:
     expected = SklearnRegression().fit(X.numpy(), y.numpy())
     np.testing.assert_allclose(w, expected.coef_, rtol=1e-6, atol=1e-9)
     assert b.item() == pytest.approx(expected.intercept_, rel=1e-6, abs=1e-9)
-
-
-def test_losses_of_exact_solutions_are_over_the_rows_of_the_solution_and_the_others() -> None:
-    X, y = draw(12, 3, 0)
-    expected = []
-    for d in range(1, 4):
-        w = torch.linalg.lstsq(X[:8, :d], y[:8, None]).solution[:, 0]
-        squares = (X[:, :d] @ w - y) ** 2 / 2
-        expected.append([squares[:8].mean(), squares[8:].mean()])
-    torch.testing.assert_close(least_squares_losses(X, y, 8), torch.tensor(expected[-1], dtype=X.dtype))
-    losses = nested_least_squares_losses(X, y, 8)
-    torch.testing.assert_close(losses, torch.tensor(expected, dtype=X.dtype))
-    # Two rows determine two weights only; none determines the weight of a column of zeros.
-    assert len(nested_least_squares_losses(X, y, 2)) == 2
-    with pytest.raises(InputError, match="rank 0 and 1 columns"):
-        nested_least_squares_losses(torch.zeros(4, 2), torch.zeros(4), 2)
 
 
 def test_medians_leave_out_amounts_that_are_too_few() -> None:

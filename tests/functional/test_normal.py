@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from torch.distributions import Normal
 
 from d2l_lightning.errors import InputError
-from d2l_lightning.functional.normal import gaussian_negative_log_likelihood, normal_density
+from d2l_lightning.functional.normal import gaussian_negative_log_likelihood, normal_density, skewness
 
 X = torch.linspace(-30, 30, 6001, dtype=torch.float64)
 
@@ -42,3 +43,9 @@ def test_a_standard_deviation_that_is_not_positive_is_an_error(std: float) -> No
         normal_density(X, 0.0, std)
     with pytest.raises(InputError, match="std must be positive"):
         gaussian_negative_log_likelihood(X, X, std)
+
+
+def test_the_skewness_is_that_of_scipy() -> None:
+    x = torch.randn(50, generator=torch.Generator().manual_seed(0)).double().exp()
+    assert skewness(x).item() == pytest.approx(stats.skew(x.numpy()))
+    assert skewness(torch.tensor([1.0, 2.0, 3.0])) == 0

@@ -18,6 +18,12 @@ def test_penalties_are_norms(w: torch.Tensor) -> None:
     torch.testing.assert_close(l1_penalty(w), torch.linalg.norm(w, 1))
 
 
+def test_the_penalty_of_a_matrix_is_half_its_squared_frobenius_norm() -> None:
+    W = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(l2_penalty(W), torch.trace(W.T @ W) / 2)
+    torch.testing.assert_close(l2_penalty(W), torch.linalg.matrix_norm(W, "fro") ** 2 / 2)
+
+
 @given(WEIGHTS, st.floats(0, 5))
 def test_the_soft_threshold_agrees_with_torch(w: torch.Tensor, threshold: float) -> None:
     expected = F.softshrink(w, threshold)

@@ -238,7 +238,7 @@ def test_classes_of_a_wrong_shape_or_type_are_an_error(model: Any, y: Tensor, me
         (lambda: DropoutMLP(weight_decay=-1.0), "weight_decay must not be negative"),
         (lambda: MLP(dropouts=[0.2, 0.5]), "dropouts must be as many as hidden_sizes"),
         (lambda: MLP(dropouts=[2.0]), "dropouts must be from 0 to 1, not 2"),
-        (lambda: MLP(optimizer=cast(Any, "adam")), "optimizer must be one of sgd, adamw, not 'adam'"),
+        (lambda: MLP(optimizer=cast(Any, "adam")), "optimizer must be one of sgd, adamw, lars, not 'adam'"),
         (lambda: MLP(schedule=cast(Any, "step")), "schedule must be one of constant, one_cycle, not 'step'"),
         (lambda: MLP(label_smoothing=1.5), "label_smoothing must be from 0 to 1, not 1"),
         (lambda: MLP(weight_decay=-1.0), "weight_decay must not be negative"),
