@@ -13,7 +13,7 @@ from d2l_lightning.models.mlp import MLP
 from d2l_lightning.plots import backpropagation as plots
 from d2l_lightning.runs.classification import train_and_test
 from d2l_lightning.runs.cli import run_experiment
-from d2l_lightning.runs.report import Table, track
+from d2l_lightning.runs.report import Table
 from d2l_lightning.runs.run import Run
 
 import torch
@@ -61,8 +61,8 @@ def main(
     width, batch_size = by_hand.hparams["num_hiddens"], images.batch_size
     X, y = images.examples(images.rows["train"][:batch_size])
     memory = {
-        "over_batch_size": measure_memory([(size, 1) for size in memory_batch_sizes], width),
-        "over_depth": measure_memory([(batch_size, depth) for depth in memory_depths], width),
+        "over_batch_size": measure_memory(run, [(size, 1) for size in memory_batch_sizes], width),
+        "over_depth": measure_memory(run, [(batch_size, depth) for depth in memory_depths], width),
     }
     errors = {"before": gradient_errors(by_hand, X, y)}
     trained = train_and_test(run, images, {"by_hand": by_hand}, "backpropagation by hand")
@@ -81,10 +81,10 @@ def main(
     )
 
 
-def measure_memory(settings: Sequence[tuple[int, int]], width: int) -> list[dict[str, int]]:
+def measure_memory(run: Run, settings: Sequence[tuple[int, int]], width: int) -> list[dict[str, int]]:
     """Return ``memory_of`` perceptrons for batch sizes and depths; raise an InputError if it is too much."""
     measured = []
-    for size, depth in track(settings, "memory"):
+    for size, depth in run.track(settings, "memory"):
         try:
             model = MLP(784, 10, [width] * depth)
             X, y = torch.rand(size, 784), torch.zeros(size, dtype=torch.int64)
@@ -102,12 +102,13 @@ def gradient_table(
     """Return a table of the errors of the gradients for each parameter."""
     rows = [
         (name, equation, str(shapes[name]), *(f"{of_time[name]:.1e}" for of_time in errors.values()))
-        for name, equation in PARAMETERS.items()
+        for name, equation in {**PARAMETERS, "X": "exercise 1"}.items()
     ]
-    columns = ("parameter", "equation", "shape", "before training", "after training")
-    verdict = "within" if max(max(e.values()) for e in errors.values()) <= TOLERANCE else "NOT within"
-    note = f"The largest is {verdict} {TOLERANCE:g}. In double precision, on {num_rows} training rows."
-    return Table("gradients, largest errors against autograd's", columns, rows, note)
+    columns = ("variable", "equation", "shape of variable and gradient", "before training", "after training")
+    largest = max(max(of_time.values()) for of_time in errors.values())
+    verdict = "All errors are below" if largest <= TOLERANCE else "NOT all errors are below"
+    note = f"{verdict} {TOLERANCE:g}. They are computed in double precision, on {num_rows} training rows."
+    return Table("gradients by formulas, largest errors against autograd's", columns, rows, note)
 
 
 def memory_table(memory: Mapping[str, Sequence[Mapping[str, int]]], width: int) -> Table:
@@ -118,8 +119,12 @@ def memory_table(memory: Mapping[str, Sequence[Mapping[str, int]]], width: int) 
         for measured in memory.values()
         for each in measured
     ]
-    note = "Prediction, training: peak beside parameters and batch. Intermediates: kept for backpropagation."
-    columns = ("layers", "batch size", *parts)
+    rows = list(dict.fromkeys(rows))  # both series have one network
+    note = (
+        "Prediction and training: the most memory in use at the same time, beside parameters and batch. "
+        "Intermediates: what forward propagation keeps for backpropagation."
+    )
+    columns = ("hidden layers", "batch size", *parts)
     return Table(f"memory in MB, perceptrons with {width} units a layer", columns, rows, note)
 
 

@@ -19,9 +19,11 @@ from torch import Tensor
 # What Sections 3.4.4 and 3.5.4 print: the errors of w1, w2 and b, truth minus estimate.
 BOOK_W, BOOK_B = [2.0, -3.4], 4.2
 BOOK = {"scratch": (0.1408, -0.1493, 0.2130), "concise": (0.0094, -0.0030, 0.0137)}
+# What Section 3.3 prints of its data: the first row, the shapes of a batch, and the number of batches.
+BOOK_DATA = ("0.9026, 1.0264", "2.5148", "32, 2", "32, 1", "32", "")
 NOTE = (
-    "At the same lr, the concise model is ahead if its loss is the framework's squared error. That has no "
-    "factor of a half, so its steps are twice as long. The book's errors come from one unknown random state."
+    "With the same learning rate, the concise model is ahead if its loss is the framework's squared error. "
+    "That has no factor of a half, so its steps are twice as long. The errors of the book come from one seed."
 )
 # Section 3.5.6, exercise 5.
 AMOUNTS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
@@ -72,12 +74,42 @@ def main(
     amounts = analytic_errors(rows, partial(data, seed=run.seed, num_val=0))
     is_book = rows.w.equal(torch.tensor(BOOK_W)) and rows.b == BOOK_B
     by_amount = partial(errors_by_amount, amounts, DRAWS)
+    seen = look_at(rows)
     run.finish(
-        {"models": errors, "amounts": amounts},
+        {"data": seen, "models": errors, "amounts": amounts},
         checkpoints=models,
-        tables=[comparison(errors, is_book)],
+        tables=[data_table(seen, is_book), comparison(errors, is_book)],
         figures={"learning_curves": board.figure, "error_by_amount": by_amount},
     )
+
+
+def look_at(rows: SyntheticRegressionData) -> dict[str, Any]:
+    """Return the first row, the shapes of the first batch, and the number and sizes of batches (3.3)."""
+    batches = list(rows.train_dataloader())
+    X, y = batches[0]
+    return {
+        "features": rows.X[0].tolist(),
+        "label": rows.y[0].item(),
+        "X_shape": list(X.shape),
+        "y_shape": list(y.shape),
+        "batches": len(rows.train_dataloader()),
+        "last_batch": len(batches[-1][1]),
+    }
+
+
+def data_table(seen: Mapping[str, Any], is_book: bool) -> Table:
+    """Return a table of what ``look_at`` found, beside the book's if the true weights are the book's."""
+    cells = {
+        "first row: features": ", ".join(f"{x:.4f}" for x in seen["features"][:3]),
+        "first row: label": f"{seen['label']:.4f}",
+        "batch: shape of X": ", ".join(map(str, seen["X_shape"])),
+        "batch: shape of y": ", ".join(map(str, seen["y_shape"])),
+        "batches": str(seen["batches"]),
+        "rows in the last batch": str(seen["last_batch"]),
+    }
+    rows = [[*cell, *[book] * is_book] for cell, book in zip(cells.items(), BOOK_DATA, strict=True)]
+    note = "Targets are a vector here, and a column in the book. The last batch has the rows that are left."
+    return Table("the data", ["", "this run", *["book"] * is_book], rows, note)
 
 
 def analytic_errors(

@@ -3,16 +3,19 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from d2l_lightning.data.kaggle_house import BUNDLED, PRICE
 from d2l_lightning.data.regression import SyntheticRegressionData
+from d2l_lightning.data.tables.reading import read_table, to_numbers
 from d2l_lightning.errors import InputError, require_finite
 from d2l_lightning.functional.linear import linear
 from d2l_lightning.functional.normal import (
     gaussian_negative_log_likelihood,
     normal_density,
     require_deviation,
+    skewness,
 )
 from d2l_lightning.functional.regression import squared_loss
-from d2l_lightning.plots.regression import normal_densities
+from d2l_lightning.plots.regression import normal_densities, prices_figure
 from d2l_lightning.plots.style import Curve, curve_figure
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
@@ -63,20 +66,37 @@ def main(
     names = [f"mean {mean:g}, standard deviation {std:g}" for mean, std in normals]
     peaks = [(name, d["peak"], d["integral"]) for name, d in zip(names, densities, strict=True)]
     found: list[tuple[str | float, ...]] = [(name.replace("_", " "), *w) for name, w in weights.items()]
-    found.append(("the truth", *data.w.tolist(), data.b))
+    found.append(("none: the true weights", *data.w.tolist(), data.b))
+    table = read_table(BUNDLED / "kaggle_house_pred_train.csv.gz")
+    prices = torch.tensor(to_numbers(table[PRICE]).to_numpy())
+    values_of = {"price": prices.double(), "log_price": prices.double().log()}
+    shapes = {name: shape(x) for name, x in values_of.items()}
     labels = ("error: target minus prediction", "cost of one example")
     title = "The cost of an error: the same parabola, scaled and shifted"
     run.finish(
-        {"densities": densities, "weights": weights},
+        {"densities": densities, "weights": weights, "prices": shapes},
         tables=[
-            Table("normal densities", ("", "highest value", "integral"), peaks),
-            Table("weights that minimise", ("", "w1", "w2", "b"), found),
+            Table("normal densities", ("density", "highest value", "integral"), peaks),
+            Table("weights that minimise an objective", ("objective", "w1", "w2", "b"), found),
+            Table(
+                "house prices in Ames",
+                ("distribution of", "skewness", "normal probability below 0"),
+                [(name.replace("_", " "), *of_price.values()) for name, of_price in shapes.items()],
+                "The normal distribution is that of the same mean and standard deviation.",
+            ),
         ],
         figures={
             "densities": partial(normal_densities, normals, points, values),
             "likelihoods": partial(curve_figure, title, costs_of_errors(stds), *labels),
+            "prices": partial(prices_figure, values_of),
         },
     )
+
+
+def shape(x: Tensor) -> dict[str, float]:
+    """Return how far values are from a normal distribution (Section 3.1.6, exercise 7)."""
+    below = torch.special.ndtr(-x.mean() / x.std(correction=0))
+    return {"skewness": skewness(x).item(), "normal_probability_below_0": below.item()}
 
 
 def minimize(X: Tensor, objective: Callable[[Tensor], Tensor]) -> list[float]:

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from d2l_lightning.data.regression import PolynomialData
+from d2l_lightning.ensemble.folds import k_fold
 from d2l_lightning.ensemble.grid import cross_validation
 from d2l_lightning.errors import InputError, require_not_negative, require_positive
-from d2l_lightning.functional import linear
-from d2l_lightning.functional.polynomial import nested_features
+from d2l_lightning.functional import polynomial
 from d2l_lightning.models.linear_regression import LinearRegression
-from d2l_lightning.plots.regression import HALF_SQUARE, losses_by_amount, losses_by_degree
+from d2l_lightning.plots.regression import HALF_SQUARE, losses_by_degree
 from d2l_lightning.plots.style import Curve, curve_figure
 from d2l_lightning.runs.cli import run_experiment
 from d2l_lightning.runs.report import Table
@@ -26,9 +27,12 @@ NOTE_HALF = (
     " The book's framework minimises that loss, as the row 'half the loss' does; the other rows minimise the "
     "squared error. At the same lr, steps on half the loss are half as long."
 )
-# Exercise 2 of Section 4.4: numbers of rows to learn from, and draws of each.
-AMOUNTS = (25, 50, 100, 200, 400, 800)
-DRAWS = 25
+NOTE_EXACT = (
+    "Losses are half the squared error. The exact solution has the least training loss of its degree. Where "
+    "the loss of SGD is higher, SGD has not converged."
+)
+# A ratio of two losses that count as equal, and losses of rounding errors.
+CONVERGED, ROUNDING = 1.01, 1e-20
 METRICS = {"train_loss": "train/squared_loss", "test_loss": "val/squared_loss"}
 
 
@@ -73,20 +77,20 @@ def main(
     widest = data(max(*degrees, max_degree))
     require_positive(num_val=len(widest.rows["val"]))
     # All of this comes before the first fit, so that errors in the settings appear at once.
-    features, y = widest.X[:, : max_degree + 1], widest.y
+    x, y, n = widest.x, widest.y, widest.num_train
     names = [f"degree_{degree}" for degree in range(max_degree + 1)]
-    X, n = nested_features(features[: widest.num_train]), widest.num_train
+    X = polynomial.nested_features(widest.X[:n, : max_degree + 1])
     folds = cross_validation(names, lambda: model(max_degree), X, y[:n], k, widest.batch_size, run.seed)
-    losses = linear.nested_least_squares_losses(features.double(), y.double(), n)
-    exact = dict(zip(METRICS, losses.T.tolist(), strict=True))
-    amounts = {str(degree): exact_by_amount(partial(data, degree, num_val=0)) for degree in degrees}
-    amounts = {degree: medians for degree, medians in amounts.items() if medians["n"]}
+    exact = polynomial.exact_losses(x, y, n, max(degrees)).tolist()
+    of_folds = polynomial.mean_fold_losses(x, y, *k_fold(n, k), max_degree).T.tolist()
 
     models, fits, halved, panels = {}, {}, {}, {}
-    is_book = widest.w.equal(torch.tensor(BOOK_W))
+    is_book = widest.w.equal(torch.tensor(BOOK_W)) and widest.basis == "factorial"
     for d, degree, num_epochs in zip(map(str, degrees), degrees, epochs, strict=True):
         models[d] = model(degree)
         fits[d], curves = fit(run, d, models[d], data(degree), num_epochs)
+        losses = exact[degree] if degree < len(exact) else (None, None)  # the rows do not determine more
+        fits[d] |= {f"exact_{loss}": value for loss, value in zip(METRICS, losses, strict=True)}
         panels[f"degree {d}{VERDICTS.get(d, '') * is_book}"] = curves
     if is_book and "3" in fits and models["3"].loss_name == "squared":
         models["3_half"] = model(3, loss="half_squared")
@@ -97,19 +101,24 @@ def main(
     train, val = (metrics[metric].view(-1, k).mean(dim=1) for metric in METRICS.values())
     selection: dict[str, Any] = {"degree": int(val.argmin())}
     selection |= {"train_loss": train.tolist(), "val_loss": val.tolist()}
+    selection |= dict(zip(("exact_train_loss", "exact_val_loss"), of_folds, strict=True))
 
     title, labels = "Polynomial regression: loss after each epoch", ("epoch", HALF_SQUARE)
-    figures = {
-        "learning_curves": partial(curve_figure, title, panels, *labels, yscale="log"),
-        "loss_by_degree": partial(losses_by_degree, selection, exact, k),
-    }
-    if amounts:
-        figures["loss_by_amount"] = partial(losses_by_amount, amounts, DRAWS)
     run.finish(
-        {"selection": selection, "exact": exact, "amounts": amounts, "fits": fits, "half_squared": halved},
+        {
+            **{"selection": selection, "fits": fits, "half_squared": halved},
+            "samples": {"x": widest.x[:2].tolist(), "y": widest.y[:2].tolist()},
+        },
         checkpoints={f"degree_{name}": each for name, each in models.items()},
-        tables=[weights_table(fits, halved, is_book), degrees_table(selection, k, len(widest.w) - 1)],
-        figures=figures,
+        tables=[
+            samples_table(widest),
+            weights_table(fits, halved, is_book),
+            degrees_table(selection, k, run.trainer_flags.get("max_epochs")),
+        ],
+        figures={
+            "learning_curves": partial(curve_figure, title, panels, *labels, yscale="log"),
+            "loss_by_degree": partial(losses_by_degree, selection, k),
+        },
     )
 
 
@@ -121,16 +130,6 @@ def check(degrees: Sequence[int], epochs: Sequence[int], max_degree: int) -> Non
         raise InputError(f"degrees must name each degree once, not {degrees}")
     require_not_negative(degrees=min(degrees), max_degree=max_degree)
     require_positive(epochs=min(epochs))
-
-
-def exact_by_amount(data: Callable[..., PolynomialData]) -> dict[str, list[float]]:
-    """Return the losses of exact fits for more and more rows: medians over several draws."""
-    return linear.medians_by_amount(
-        lambda X, y: linear.least_squares_losses(X.double(), y.double(), len(y) // 2).float(),
-        list(METRICS),
-        lambda n: data(num_train=2 * n * DRAWS).parts(2 * n),  # as many rows to test on as to learn from
-        AMOUNTS,
-    )
 
 
 def fit(
@@ -146,27 +145,47 @@ def fit(
     return {"weights": model.get_w_b()[0].tolist(), **losses}, curves
 
 
+def samples_table(data: PolynomialData) -> Table:
+    """Return the first two samples: x, the features, and the label, as Section 4.4.4 prints them."""
+    power = {"factorial": "x^{0} / {0}!", "powers": "x^{0}", "standardized": "standardised x^{0}"}
+    names = [power.get(data.basis, "polynomial of degree {0}").format(i) for i in range(data.X.shape[1])]
+    columns = torch.cat([data.x[:2, None], data.X[:2], data.y[:2, None]], dim=1).T
+    rows = [(name, *row) for name, row in zip(("x", *names, "label"), columns.tolist(), strict=True)]
+    return Table("the first samples", ("", *(f"sample {i + 1}" for i in range(len(data.y[:2])))), rows)
+
+
 def weights_table(fits: Mapping[str, Any], halved: Mapping[str, Any], is_book: bool) -> Table:
-    """Return the first weights and the losses of all fits, beside the book's weights."""
+    """Return the first weights and the losses of all fits, beside the book's weights and the exact losses."""
     rows: list[Sequence[str | float]] = []
     for degree, results in fits.items():
+        weights, *losses = results.values()
         half = [("  half the loss", *halved[degree].values())] if degree in halved else []
         book = [("  book", BOOK[degree], "", "")] if is_book and degree in BOOK else []
-        for name, weights, *losses in [(degree, *results.values()), *half, *book]:
-            first = [f"{weight:.3f}" for weight in weights[:4]]
-            rows.append((name, *first, *[""] * (4 - len(first)), *losses))
+        exact = [("  exact", (), *losses[2:])] if losses[2] is not None else []
+        for name, w, *of_rows in [(degree, weights, *losses[:2]), *half, *book, *exact]:
+            first = [f"{weight:.3f}" for weight in w[:4]]
+            rows.append((name, *first, *[""] * (4 - len(first)), *of_rows))
     columns = ("degree", "w0", "w1", "w2", "w3", "train loss", "test loss")
-    note = "Losses are half the squared error." + NOTE_HALF * bool(halved)
-    return Table("weights and losses of polynomials", columns, rows, note)
+    return Table("weights and losses of polynomials", columns, rows, NOTE_EXACT + NOTE_HALF * bool(halved))
 
 
-def degrees_table(selection: Mapping[str, Any], k: int, true_degree: int) -> Table:
-    """Return the losses of all degrees in cross-validation."""
-    best = selection["degree"]
-    losses = enumerate(zip(selection["train_loss"], selection["val_loss"], strict=True))
-    rows = [(f"{degree}{' *' * (degree == best)}", *of_degree) for degree, of_degree in losses]
-    note = f"* the least validation loss: degree {best}; the true polynomial has degree {true_degree}"
-    columns = ("degree", "train loss", "val loss")
+def degrees_table(selection: Mapping[str, Any], k: int, epochs: int | None) -> Table:
+    """Return the losses of all degrees in cross-validation: of SGD, and of the exact solutions."""
+    best, losses = selection["degree"], [*selection.values()][1:]
+    rows = [
+        (f"{degree}{' *' * (degree == best)}", *("" if each is None else each for each in of_degree))
+        for degree, of_degree in enumerate(zip_longest(*losses))
+    ]
+    excess = [sgd / least for sgd, least in zip(losses[0], losses[2], strict=False) if least > ROUNDING]
+    note = f"* the least validation loss of SGD: degree {best}."
+    if excess and max(excess) > CONVERGED:
+        note += (
+            " The training loss of the exact solution falls with the degree, as the text says. That of SGD "
+            f"is up to {max(excess):.3g} times as high: it has not converged after {epochs} epochs. High "
+            "powers are large for a few rows only, so their weights converge slowly. A larger --max_epochs "
+            "helps."
+        )
+    columns = ("degree", "SGD: train loss", "SGD: val loss", "exact: train loss", "exact: val loss")
     return Table(f"loss by degree, {k}-fold cross-validation", columns, rows, note)
 
 

@@ -9,7 +9,14 @@ from d2l_lightning.data.regression import HighDimensionalData
 from d2l_lightning.ensemble.data import StackedData
 from d2l_lightning.ensemble.stacked import StackedModule
 from d2l_lightning.errors import InputError, require_not_negative, require_positive
+from d2l_lightning.functional.linear import linear
 from d2l_lightning.functional.penalties import l2_penalty
+from d2l_lightning.functional.regression import squared_loss
+from d2l_lightning.functional.selection import (
+    choose_by_validation_sets,
+    most_probable_weights,
+    prior_deviation,
+)
 from d2l_lightning.models.linear_regression import LinearRegression, LinearRegressionScratch
 from d2l_lightning.models.weight_decay import Lasso, Penalty, WeightDecay, WeightDecayScratch
 from d2l_lightning.plots.regression import HALF_SQUARE, regularization_path
@@ -20,6 +27,7 @@ from d2l_lightning.runs.run import Run
 
 import numpy as np
 import torch
+from torch import Tensor
 
 # What the sections print, by model and lambda: half the squared norm in 3.7, the norm in 4.5.
 BOOK = {
@@ -27,9 +35,16 @@ BOOK = {
     "4.5": {("scratch", 0.0): "13.26", ("scratch", 3.0): "0.3825", ("concise", 0.0): "15.01"},
 }
 NOTE = (
-    "Train and val are half the squared error, without the penalty. The concise model's steps are twice as "
-    "long if its loss is squared. Its value in Section 3.7 needs the layer's own initial weights."
+    "Losses are half the squared error, without the penalty. With --concise_loss squared, the concise model "
+    "learns the whole squared error, so its steps are twice as long. Its value in Section 3.7 needs the "
+    "initial weights of PyTorch's layer, which it has without --concise_sigma."
 )
+NOTE_PRIOR = (
+    "The exact solution of weight decay. With normal noise, these are the most probable weights if each of "
+    "them has a normal prior with mean 0 and this standard deviation (std.)."
+)
+# Exercise 2: validation sets that choose lambda, and the most rows of each.
+SETS, MOST_ROWS = 25, 1000
 METRICS = {"train_loss": "train/squared_loss", "val_loss": "val/squared_loss"}
 Model = LinearRegression | LinearRegressionScratch
 
@@ -57,7 +72,8 @@ def concise_model(
         num_inputs: Number of features.
         wd: The regularization constant.
         concise_loss: Loss of the concise model: the framework's squared error, or half of it.
-        concise_sigma: Standard deviation of its initial weights; null for the layer's own initialization.
+        concise_sigma: Standard deviation of its normal initial weights. If not given, the initial weights of
+            PyTorch's linear layer.
         model: Other arguments of ``WeightDecay``.
     """
     require_not_negative(concise_sigma=concise_sigma or 0.0)
@@ -82,10 +98,10 @@ def main(
     Args:
         run: The run.
         lambdas: The regularization constants of the l2 fits, as in `--lambdas 0 3`.
-        l1_lambdas: The regularization constants of the l1 fits; may be empty.
+        l1_lambdas: The regularization constants of the l1 fits, as in `--l1_lambdas 0.05 0.1`.
         path_members: Number of constants on the path over lambda, trained side by side; 0 for no path.
-        path_from: The least constant on the path.
-        path_to: The greatest constant on the path; their logarithms are evenly spaced.
+        path_from: The smallest constant on the path.
+        path_to: The largest constant on the path. The logarithms of the constants are evenly spaced.
         book: The section whose printed values are shown beside those of this run.
         data: The data.
         scratch: The model with a penalty in its loss.
@@ -111,18 +127,23 @@ def main(
     models = {key: make(*key) for key in (*l2, *l1)}  # before the first fit, so that errors appear at once
     grid = np.geomspace(path_from, path_to, path_members).tolist()
     fits = {key: fit(run, *key, model, rows) for key, model in models.items()}
-    results: dict[str, Any] = {"fits": [found for found, _ in fits.values()]}
+    results: dict[str, Any] = {
+        "fits": [found for found, _ in fits.values()],
+        "priors": [prior(lambd, rows) for lambd in lambdas if lambd > 0],
+    }
     figures, notes = {}, []
     if lambdas:
         panels = {f"lambda {x:g}": fits["scratch", x][1] + fits["concise", x][1] for x in lambdas}
         labels = ("Weight decay: loss after each epoch", panels, "epoch", HALF_SQUARE)
         figures["learning_curves"] = partial(curve_figure, *labels, yscale="log", legend="each")
     if grid:
-        results["path"] = fit_path(run, rows, grid, [make("scratch", lambd) for lambd in grid])
-        figures["path"] = partial(regularization_path, results["path"])
-        loss, best = min(zip(results["path"]["val_loss"], grid, strict=True))
-        notes.append(f"the least validation loss on the path, {loss:.6f}, is at lambda {best:.3g}")
+        new = data(seed=run.seed + 1, num_train=SETS * min(rows.num_val, MOST_ROWS), num_val=0)
+        path, excess = fit_path(run, rows, grid, [make("scratch", lambd) for lambd in grid], new)
+        results |= {"path": path, "choice": excess}
+        figures["path"] = partial(regularization_path, path)
+        notes = choice_notes(path, excess, len(new.y))
     tables = [comparison(results["fits"], book)] if models else []
+    tables += [prior_table(results["priors"])] if results["priors"] else []
     run.finish(results, figures=figures, tables=tables, notes=notes)
 
 
@@ -157,27 +178,82 @@ def fit(
 
 
 def fit_path(
-    run: Run, data: HighDimensionalData, grid: Sequence[float], members: Sequence[Model]
-) -> dict[str, Sequence[float]]:
-    """Return losses and norms over lambda, of members that are trained side by side."""
+    run: Run,
+    data: HighDimensionalData,
+    grid: Sequence[float],
+    members: Sequence[Model],
+    new: HighDimensionalData,
+) -> tuple[dict[str, Sequence[float]], dict[str, list[float]]]:
+    """Return losses and norms over lambda, of members that are trained side by side, and choices of lambda.
+
+    The choices are those of validation sets that are parts of the new rows.
+    """
     stacked = StackedModule(members, [f"{k}_lambda_{lambd:.3g}" for k, lambd in enumerate(grid, start=1)])
     rows = {stage: [of_stage] * len(grid) for stage, of_stage in data.rows.items()}
     stacked_data = StackedData(data.X, data.y, rows, data.batch_size, run.seed, same_order=True)
     metrics = run.fit("path", stacked, stacked_data, title=f"path over {len(grid)} lambdas").validate()
-    norms = [cast(Model, member).get_w_b()[0].norm().item() for member in stacked.unstack()]
+    weights = [[each.cpu() for each in cast(Model, member).get_w_b()] for member in stacked.unstack()]
+    new_losses = torch.stack([losses_of(w, b, new) for w, b in weights])
+    chosen, excess = choose_by_validation_sets(new_losses, SETS)
     losses = {loss: metrics[metric].tolist() for loss, metric in METRICS.items()}
-    return {"lambda": grid, **losses, "w_norm": norms}
+    losses["new_loss"] = new_losses.mean(dim=1).tolist()
+    norms = [w.norm().item() for w, _ in weights]
+    choice = {"lambda": [grid[place] for place in chosen.tolist()], "excess": excess.tolist()}
+    return {"lambda": grid, **losses, "w_norm": norms}, choice
+
+
+def losses_of(w: Tensor, b: Tensor, data: HighDimensionalData) -> Tensor:
+    """Return half the squared error of each row, float64."""
+    return squared_loss(linear(data.X.double(), w.double(), b.double()), data.y.double())
+
+
+def choice_notes(
+    path: Mapping[str, Sequence[float]], choice: Mapping[str, Sequence[float]], num_new: int
+) -> list[str]:
+    """Return sentences on the best lambda (exercise 2)."""
+    chosen, best = (min(zip(path[loss], path["lambda"], strict=True))[1] for loss in ("val_loss", "new_loss"))
+    loss, least = (path["new_loss"][path["lambda"].index(lambd)] for lambd in (chosen, best))
+    low, high, worst = min(choice["lambda"]), max(choice["lambda"]), max(choice["excess"])
+    least_of = f"the least is {least:.4g}, at lambda {best:.3g}"
+    sets = f"{SETS} other validation sets of {num_new // SETS:,} rows"
+    above = f"the losses are at most {worst:.1%} above the least"
+    return [
+        f"Of the path, the validation rows choose lambda {chosen:.3g}.",
+        f"Its loss on {num_new:,} new rows is {loss:.4g}; {least_of}.",
+        f"{sets} choose lambdas from {low:.3g} to {high:.3g}; on all new rows, {above}.",
+    ]
+
+
+def prior(lambd: float, data: HighDimensionalData) -> dict[str, float]:
+    """Return the normal prior that lambda stands for, and the most probable weights' norm and losses."""
+    X, y = data.X[: data.num_train], data.y[: data.num_train]
+    noise = (data.y - linear(data.X, data.w, data.b)).std().item()
+    deviation = prior_deviation(lambd, noise, len(X)).item()
+    w, b = most_probable_weights(X, y, noise, deviation)
+    losses = losses_of(w, b, data).split([len(X), data.num_val])
+    found = {"train_loss": losses[0].mean().item(), "val_loss": losses[1].mean().item()}
+    return {"lambda": lambd, "prior_std": deviation, "w_norm": w.norm().item(), **found}
+
+
+def prior_table(priors: Sequence[Mapping[str, float]]) -> Table:
+    """Return the priors of the constants, and the most probable weights (exercise 6)."""
+    rows = [[f"{value:.4g}" for value in each.values()] for each in priors]
+    columns = ("lambda", "prior: std. of a weight", "norm of w", "train loss", "val loss")
+    return Table("weight decay as a prior", columns, rows, NOTE_PRIOR)
 
 
 def comparison(fits: Sequence[Mapping[str, Any]], book: str) -> Table:
     """Return the sizes of the weights beside the book's, and the losses."""
-    size, symbol = ("l2_penalty", "|w|²/2") if book == "3.7" else ("w_norm", "|w|")
+    size, name = ("l2_penalty", "half the squared norm") if book == "3.7" else ("w_norm", "norm")
     rows: list[list[str]] = []
     for fit in fits:
         kind, lambd, losses = fit["model"], fit["lambda"], [f"{fit[loss]:.3g}" for loss in METRICS]
         printed = BOOK[book].get((kind, lambd), "")
         rows.append([kind, f"{lambd:g}", f"{fit[size]:.4g}", printed, str(fit["zero_weights"]), *losses])
-    columns = ("model", "lambda", symbol, "book", "zeros", "train", "val")
+    columns = (
+        *("model", "lambda", f"{name} of w", f"book ({book})", "weights at 0"),
+        *("train loss", "val loss"),
+    )
     return Table("weight decay", columns, rows, NOTE)
 
 

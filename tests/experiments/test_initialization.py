@@ -24,14 +24,11 @@ def test_results_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             assert set(variances) == {"activation_variance", "gradient_variance"}
             assert all(set(ends) == {"first", "last"} for ends in variances.values())
             assert all(min(ends.values()) > 0 for ends in variances.values())
-    assert results["product_max_abs"] > 1e12
-    assert results["symmetry"]["alike"]["spread"] == 0
     figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
     assert figures == {
-        *("sigmoid", "matrix_product", "activation_variance", "gradient_variance", "over_depth"),
-        *("symmetry", "learning_curves"),
+        *("sigmoid", "activation_variance", "gradient_variance", "over_depth", "learning_curves"),
     }
-    assert "eq. 4.8.5" in capsys.readouterr().out
+    assert "4.8.5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -44,7 +41,6 @@ def test_results_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--activations"], "activations must name each once"),
         (["--activation", "step"], "activation: "),
         (["--depths", "0"], "depths must be positive"),
-        (["--num_matrices", "3000"], "choose a smaller num_matrices"),
         (["--depths", "300"], "take smaller --depths or other --sigmas"),
         (["--sigmas", "1e200"], "take smaller --depths or other --sigmas"),
         (["--sigmas", "0.1234567", "0.1234568"], "sigmas must differ in their first six digits"),
@@ -77,13 +73,6 @@ def test_an_invalid_flag_does_not_delete_earlier_results(
     assert (tmp_path / "run" / "results.json").read_bytes() == before
 
 
-def test_the_number_of_steps_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--data_dir", str(write(tmp_path / "data")), *QUICK, "--activations", "relu"]
-    results = run_results("initialization", tmp_path / "run", *flags, "--max_steps", "1")
-    assert results["symmetry"]["alike"]["val_accuracy"] >= 0
-    assert "after 1 steps" in capsys.readouterr().out
-
-
 @pytest.mark.slow
 @needs_fashion_mnist
 def test_the_claims_of_the_section_hold_on_the_real_data(tmp_path: Path) -> None:
@@ -96,7 +85,3 @@ def test_the_claims_of_the_section_hold_on_the_real_data(tmp_path: Path) -> None
     assert training["normal_1"] == diverged  # gradients exploded
     relu = {name: v["relu"]["gradient_variance"]["first"] for name, v in results["schemes"].items()}
     assert relu["normal_0.01"] < 1e-15 < relu["xavier_normal"] < relu["kaiming"] < 1e10 < relu["normal_1"]
-    symmetry = results["symmetry"]
-    assert symmetry["alike"]["spread"] == 0  # to the bit
-    assert symmetry["alike_with_dropout"]["spread"] > 0.005
-    assert symmetry["alike"]["val_accuracy"] < 0.5 < 0.65 < symmetry["alike_with_dropout"]["val_accuracy"]

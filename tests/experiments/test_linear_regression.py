@@ -35,6 +35,11 @@ def test_errors_are_truth_minus_the_weights_of_the_checkpoints(tmp_path: Path) -
     flags = ["--w", "1", "-2", "0.5", "--b", "-1", "--num_train", "100", "--loss", "huber", "--seed", "3"]
     results = run_results("linear_regression", tmp_path / "run", *flags)
     data = SyntheticRegressionData([1.0, -2.0, 0.5], -1.0, num_train=100, seed=3)
+    seen = results["data"]
+    assert seen["features"] == data.X[0].tolist()
+    assert seen["label"] == data.y[0].item()
+    assert (seen["X_shape"], seen["y_shape"]) == ([32, 3], [32])
+    assert (seen["batches"], seen["last_batch"]) == (4, 4)
     for name, kind in (("scratch", LinearRegressionScratch), ("concise", LinearRegression)):
         w, b = kind.load_from_checkpoint(tmp_path / "run" / "checkpoints" / f"{name}.ckpt").get_w_b()
         torch.testing.assert_close(torch.tensor(results["models"][name]["w_error"]), data.w - w)

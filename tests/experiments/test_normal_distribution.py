@@ -33,4 +33,10 @@ def test_peaks_and_integrals_of_densities(tmp_path: Path) -> None:
         assert density["integral"] == pytest.approx(1, abs=1e-5)
         assert density["peak"] == pytest.approx(1 / (std * math.sqrt(2 * math.pi)))
     names = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
-    assert names == {"densities", "likelihoods"}
+    assert names == {"densities", "likelihoods", "prices"}
+    price, logarithm = results["prices"].values()
+    # scipy.stats.skew of the 1,460 prices, and of their logarithms
+    assert price["skewness"] == pytest.approx(1.880941, abs=1e-5)
+    assert logarithm["skewness"] == pytest.approx(0.121210, abs=1e-5)
+    assert price["normal_probability_below_0"] == pytest.approx(0.01136, abs=1e-4)
+    assert logarithm["normal_probability_below_0"] == 0

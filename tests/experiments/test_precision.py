@@ -1,5 +1,6 @@
 """Every experiment that trains works in every precision, to its last figure, or refuses it at once."""
 
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,9 +18,15 @@ pytestmark = pytest.mark.figures
 TINY: dict[str, str] = {}
 for _name, _flags, _ in CASES:
     TINY.setdefault(_name, _flags)
-for _name in ("activations", "bandits", "normal_distribution", "predict", "vectorization"):  # no training
+NO_TRAINING = (
+    *("activations", "backpropagation_cost", "bandits", "exact_polynomials", "generalization"),
+    *("matrix_products", "normal_distribution", "predict", "second_derivatives", "vectorization"),
+)
+for _name in NO_TRAINING:
     del TINY[_name]
 REFUSED = {("kaggle_house", "16-true"), ("covariate_shift_houses", "16-true")}
+# To save time, the experiments of the exercises run in 64-true and bf16-true only.
+EXERCISES = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "exercises.md").read_text(), re.MULTILINE))
 # With 16-mixed: members side by side, one model, and gradients by formulas.
 SCALED = ("kaggle_house_best", "mlp", "backpropagation")
 
@@ -37,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     # True half precision has the faults of bf16-true.
     [
         *sorted((name, precision) for name in TINY for precision in ("64-true", "bf16-true")),
-        *((name, "bf16-mixed") for name in sorted(TINY) if name not in SCALED),
+        *((name, "bf16-mixed") for name in sorted(TINY) if name not in {*SCALED, *EXERCISES}),
         *((name, "16-mixed") for name in SCALED),
         *sorted(REFUSED),
     ],

@@ -30,11 +30,16 @@ DOMAIN = "--domain_steps 6 --num_permutations 19"
 SYNTHETIC = "--num_source 60 --num_target 40 --num_test 50"
 TRIALS = "--trials 3 --trial_rows 20 --trial_epochs 2 --kind brightness --amount 0.1 --data_dir {more_images}"
 IMAGES = "--data_dir {images} --batch_size 16 --max_epochs 1"
+FEW_VALUES = "--hidden_units --hidden_layers --lrs --activations --initializations"
 DEEP = "--num_layers 3 --width 6 --sigmas 0.1 --activations tanh --depths 1"
 LEARNED = "--data_dir {more_images} --batch_size 4 --max_epochs 5 --lr 0.5 --sigma 0.1"
 SEARCH = (
     "--space {spaces}/one.yaml --trials 3 --max_epochs 4 --k 2 --confirm 1 --data_dir {houses}"
     " --batch_size 32 --hidden_sizes 4 --log_price true"
+)
+LOADED = (
+    "--max_epochs 1 --num_rows 90 --num_inputs 3 --block_rows 5 --window_rows 50 --generated_rows 12"
+    " --generated_epochs 2"
 )
 SPLIT = "--validate_on_test false --val_fraction 0.3"
 
@@ -232,11 +237,34 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
         },
     ),
     (
+        "data_loading",
+        LOADED,
+        {
+            "num_rows": ("110", "results/disk/*/w_error", "results/batches/*/batches"),
+            "num_inputs": ("4", "results/disk/*/w_error", "results/generated/*_loss"),
+            "noise": ("2", "results/disk/*/w_error", "results/generated/*_loss", "results/first_targets/*"),
+            "batch_size": (
+                "16",
+                "results/disk/*/w_error",
+                "results/disk/*/unevenness",
+                "results/batches/*/batches",
+            ),
+            "lr": ("0.1", "results/disk/*/w_error", "results/generated/*_loss"),
+            "block_rows": ("10", "results/disk/[fbw]*/reads", "results/disk/[bw]*/w_error"),
+            "window_rows": ("60", "results/disk/[fwr]*/rows_in_memory", "results/disk/[wr]*/w_error"),
+            "generated_rows": ("20", "results/generated/*"),
+            "generated_epochs": ("3", "results/generated/*_loss", "results/generated/new/rows_seen"),
+            "seed": ("1", "results/disk/*/w_error", "results/generated/*_loss", "results/first_targets/*"),
+        },
+    ),
+    (
         "dropout",
         f"{IMAGES} {SPLIT} --hidden_sizes 8 6 --dropouts 0.2 0.5 --num_masks 3 --variants with_decay",
         {
             "hidden_sizes": ("7 6", "weights/*", "hparams/*/hidden_sizes"),
             "dropouts": ("0.3 0.5", "weights/*", "hparams/*/dropouts", "results/uncertainty/*e"),
+            "noise": ("gaussian", "weights/concise", "hparams/concise/noise"),
+            "num_seeds": ("2", "results/accuracies/*"),
             "batch_size": ("8", "weights/*"),
             "flip": ("true", "weights/*"),
             "lr": ("0.1", "weights/*", "hparams/*/lr"),
@@ -280,6 +308,17 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
         },
     ),
     (
+        "exponential_noise",
+        "--max_epochs 1 --num_train 5 --lrs 0.3",
+        {
+            "lrs": ("0.2", "results/distances/*", "results/lrs"),
+            "location": ("1", "results/truth", "results/mean", "results/median", "results/minimisers/*"),
+            "num_train": ("6", "results/mean", "results/median", "results/distances/*"),
+            "batch_size": ("2", "results/distances/*"),
+            "seed": ("1", "results/mean", "results/median", "results/distances/*"),
+        },
+    ),
+    (
         "house_ablation",
         "--recipe {recipes}/one.yaml --splits 1 --k 2 --models 1",
         {
@@ -303,22 +342,20 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
     ),
     (
         "initialization",
-        f"{IMAGES} {SPLIT} {DEEP} --num_matrices 3 --matrix_size 3",
+        f"{IMAGES} {SPLIT} {DEEP}",
         {
             "num_layers": ("4", "results/training/*/test_loss", "results/schemes/*/relu/*/last"),
             "width": ("7", "results/training/*/test_loss", "results/schemes/*/relu/*/last"),
             "activation": ("sigmoid", "results/training/*/test_loss", "results/schemes/*/sigmoid/*"),
             "sigmas": ("0.2", "results/training/normal*/test_loss", "results/schemes/normal*/*"),
             "activations": ("sigmoid", "results/schemes/*/tanh/*", "results/schemes/*/sigmoid/*"),
-            "num_matrices": ("4", "results/product_max_abs"),
-            "matrix_size": ("4", "results/product_max_abs"),
-            "batch_size": ("8", "results/training/*/test_loss", "results/symmetry/random/spread"),
+            "batch_size": ("8", "results/training/*/test_loss"),
             "flip": ("true", "results/training/*/test_loss"),
-            "lr": ("0.5", "results/training/*/test_loss", "results/symmetry/random/spread"),
+            "lr": ("0.5", "results/training/*/test_loss"),
             "val_fraction": ("0.5", "metrics/*val/loss", "results/training/*/test_loss"),
             "validate_on_test": ("true", "metrics/*val/loss", "results/training/*/test_loss"),
             "data_dir": ("{other_images}", "metrics/*val/loss", "results/training/*/test_loss"),
-            "seed": ("1", "results/training/*/test_loss", "results/product_max_abs"),
+            "seed": ("1", "results/training/*/test_loss"),
         },
     ),
     (
@@ -342,6 +379,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "optimizer": ("adamw --weight_decay 1", "weights/*", "hparams/*/optimizer"),
             "statistics": ("train", "weights/*", "results/folds/*", "csv/submission/SalePrice"),
             "features": ("ames", "results/features", "weights/*", "csv/submission/SalePrice"),
+            "missing": ("indicator", "results/features", "weights/*", "csv/submission/SalePrice"),
             "data_dir": ("{other_houses}", "weights/*", "results/folds/*", "csv/submission/SalePrice"),
             "seed": ("1", "weights/*", "csv/submission/SalePrice"),
         },
@@ -371,6 +409,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "ignore": ("note street", "results/features", "csv/importance/column"),
             "metric": ("mae", "results/metric", "results/val_mae", "hparams/*/metric"),
             "features": ("columns", "results/features", "weights/*"),
+            "missing": ("mean", "results/features", "weights/*"),
             "statistics": ("train", "weights/fold_*"),
             "batch_size": ("8", "weights/*"),
             "drop_last": ("true", "weights/*"),
@@ -390,6 +429,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "activation": ("tanh", "weights/*", "hparams/*/activation"),
             "initialization": ("kaiming", "weights/*", "hparams/*/initialization"),
             "dropouts": ("0.1", "weights/*", "hparams/*/dropouts"),
+            "noise": ("gaussian --dropouts 0.05", "weights/*", "hparams/*/noise"),
             "batch_norm": ("true", "weights/*", "hparams/*/batch_norm"),
             "label_smoothing": ("0.1", "weights/*", "hparams/*/label_smoothing"),
             "schedule": ("one_cycle", "weights/*", "hparams/*/schedule"),
@@ -424,7 +464,44 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "sigma": ("0.5", "weights/*", "hparams/*/sigma"),
             "loss": ("absolute", "weights/concise", "hparams/concise/loss"),
             "huber_threshold": ("0.1", "weights/concise", "hparams/concise/huber_threshold"),
+            "drop_last": ("true", "weights/*", "results/data/batches"),
+            "shuffle": ("false", "weights/*"),
             "seed": ("1", "weights/*", "results/models/*", "results/amounts/*_error"),
+        },
+    ),
+    (
+        "layer_rates",
+        f"{IMAGES} {SPLIT} --num_layers 3 --width 6 --factor 2 --sgd_lrs 0.1 --lars_lrs 1 --num_train 40",
+        {
+            "num_layers": ("4", "results/relative_gradients/*", "results/fits/*/best_losses"),
+            "width": ("7", "results/relative_gradients/*", "results/fits/*/best_losses"),
+            "factor": ("3", "results/relative_gradients/rescaled", "results/fits/*rescaled/best_losses"),
+            "sgd_lrs": ("0.2", "results/fits/SGD*/val_accuracy/*", "results/fits/SGD*/best_lr"),
+            "lars_lrs": ("2", "results/fits/LARS*/val_accuracy/*", "results/fits/LARS*/best_losses"),
+            "num_train": ("30", "results/fits/*/best_losses"),
+            "batch_size": ("8", "results/fits/*/best_losses"),
+            "val_fraction": ("0.5", "results/relative_gradients/*", "results/fits/*/best_losses"),
+            "validate_on_test": ("true", "results/relative_gradients/*", "results/fits/*/best_losses"),
+            "data_dir": ("{other_images}", "results/relative_gradients/*", "results/fits/*/best_losses"),
+            "seed": ("1", "results/fits/*/best_losses"),
+        },
+    ),
+    (
+        "mlp_settings",
+        f"{IMAGES} {SPLIT} {FEW_VALUES} --num_seeds 1 --num_train 40",
+        {
+            "hidden_units": ("9", "results/settings/hidden units/9"),
+            "hidden_layers": ("2", "results/settings/hidden layers/2"),
+            "lrs": ("3.0", "results/settings/learning rate/3.0", "metrics/book/train/loss/learning_rate_3*"),
+            "activations": ("tanh", "results/settings/activation/tanh"),
+            "initializations": ("kaiming", "metrics/book/train/loss/initialization_kaiming*"),
+            "num_seeds": ("2", "results/settings/*", "metrics/book/train/loss/book_seed_1"),
+            "num_train": ("30", "weights/*", "metrics/*train/loss"),
+            "batch_size": ("8", "weights/*"),
+            "val_fraction": ("0.5", "weights/*"),
+            "validate_on_test": ("true", "weights/*"),
+            "data_dir": ("{other_images}", "weights/*"),
+            "seed": ("1", "weights/*"),
         },
     ),
     (
@@ -436,6 +513,7 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "initialization": ("kaiming", "weights/concise", "hparams/concise/initialization"),
             "sigma": ("0.1", "weights/*", "hparams/*/sigma"),
             "dropouts": ("0.5", "weights/concise", "hparams/concise/dropouts"),
+            "noise": ("gaussian --dropouts 0.5", "weights/concise", "hparams/concise/noise"),
             "batch_norm": ("true", "weights/concise", "hparams/concise/batch_norm"),
             "label_smoothing": ("0.1", "weights/concise", "hparams/concise/label_smoothing"),
             "batch_size": ("8", "weights/*"),
@@ -461,40 +539,179 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
         },
     ),
     (
+        "physical_laws",
+        "--max_epochs 3 --num_train 10 --factors 2",
+        {
+            "factors": ("3", "results/*/starts", "results/*/estimates/*"),
+            "lr": ("0.1", "results/*/estimates/*"),
+            "resistance": ("100", "results/ohm/truth", "results/ohm/least_squares", "results/ohm/starts"),
+            "voltage_noise": ("0.5", "results/ohm/least_squares"),
+            "temperature": ("3000", "results/planck/truth", "results/planck/estimates/*"),
+            "density_noise": ("0.5", "results/planck/estimates/log_T*"),
+            "num_train": ("12", "results/ohm/least_squares", "results/planck/estimates/log_T"),
+            "batch_size": ("5", "results/*/estimates/*"),
+            "seed": ("1", "results/ohm/least_squares", "results/planck/estimates/log_T*"),
+        },
+    ),
+    (
+        "poisson_regression",
+        "--max_epochs 1 --draws 2 --num_train 20 --num_val 10 --batch_size 20",
+        {
+            "draws": ("3", "results/models/*/rmse", "results/models/*/weights"),
+            "w": ("1 2 3", "results/true_weights", "results/models/*/weights"),
+            "b": ("1", "results/true_weights", "results/models/*/rmse"),
+            "num_train": ("15", "results/models/*/rmse"),
+            "num_val": ("11", "results/models/*/rmse"),
+            "batch_size": ("10", "results/models/*/weights", "weights/*"),
+            "lr": ("0.1", "results/models/*/weights", "weights/*", "hparams/*/lr"),
+            "seed": ("1", "results/models/*/rmse", "results/rates/*/mean"),
+        },
+    ),
+    (
         "polynomial_regression",
         "--max_epochs 1 --degrees 3 1 --epochs 2 2 --max_degree 3 --num_train 30 --num_val 20",
         {
             "w": ("4 1.2 -3.4 5.6", "weights/degree_1", "results/half_squared/*", "results/selection/*_loss"),
-            "noise": (
-                "1",
-                "weights/*",
-                "results/selection/*_loss",
-                "results/exact/*",
-                "results/amounts/*_loss",
-            ),
-            "num_train": ("40", "weights/*", "results/[se]*/*_loss"),
-            "num_val": ("10", "results/fits/*/test_loss", "results/exact/test_loss"),
-            "degrees": ("3 2", "results/fits/1/*", "results/fits/2/*", "results/amounts/2/*"),
+            "noise": ("1", "weights/*", "results/fits/*_loss", "results/selection/*_loss"),
+            "num_train": ("40", "weights/*", "results/selection/*_loss"),
+            "num_val": ("10", "results/fits/*test_loss"),
+            "degrees": ("3 2", "results/fits/1/*", "results/fits/2/*"),
             "epochs": ("3 2", "weights/degree_3*"),
-            "batch_size": ("5", "weights/*", "results/selection/*_loss"),
-            "lr": ("0.02", "weights/*", "hparams/*/lr", "results/selection/*_loss"),
-            "sigma": ("0.1", "weights/*", "hparams/*/sigma", "results/selection/*_loss"),
-            "loss": ("half_squared", "weights/degree_1", "hparams/degree_1/loss", "results/selection/*_loss"),
-            "k": ("3", "results/selection/*_loss"),
-            "max_degree": ("2", "results/[se]*/*_loss"),
-            "seed": (
-                "1",
-                "weights/*",
-                "results/selection/*_loss",
-                "results/exact/*",
-                "results/amounts/*_loss",
+            "basis": ("standardized", "weights/*", "results/selection/[tv]*_loss"),
+            "batch_size": ("5", "weights/*", "results/selection/[tv]*_loss"),
+            "lr": ("0.02", "weights/*", "hparams/*/lr", "results/selection/[tv]*_loss"),
+            "sigma": ("0.1", "weights/*", "hparams/*/sigma", "results/selection/[tv]*_loss"),
+            "loss": (
+                "half_squared",
+                "weights/degree_1",
+                "hparams/degree_1/loss",
+                "results/selection/[tv]*_loss",
             ),
+            "k": ("3", "results/selection/*_loss"),
+            "max_degree": ("2", "results/selection/*_loss"),
+            "seed": ("1", "weights/*", "results/fits/*_loss", "results/selection/*_loss"),
         },
     ),
     (
         "polynomial_regression",
         "--max_epochs 1 --degrees 1 --epochs 2 --max_degree 3 --num_train 30 --num_val 20 --loss huber",
-        {"huber_threshold": ("0.1", "weights/*", "hparams/*/huber_threshold", "results/selection/*_loss")},
+        {
+            "huber_threshold": (
+                "0.1",
+                "weights/*",
+                "hparams/*/huber_threshold",
+                "results/selection/[tv]*_loss",
+            )
+        },
+    ),
+    (
+        "exact_polynomials",
+        "--max_degree 3 --degrees 1 --num_train 20 --num_val 10",
+        {
+            "max_degree": ("4", "results/exact/*"),
+            "degrees": ("2", "results/amounts/*"),
+            "w": ("4 1 2", "results/exact/*", "results/amounts/*_loss"),
+            "noise": ("1", "results/exact/*", "results/amounts/*_loss"),
+            "num_train": ("25", "results/exact/*"),
+            "num_val": ("15", "results/exact/test_loss"),
+            "seed": ("1", "results/exact/*", "results/amounts/*_loss"),
+        },
+    ),
+    (
+        "generalization",
+        "--draws 5 --ks 2 --num_rows 30 --your_rows 60 --your_features 5",
+        {
+            "num_features": ("9", "results/k_fold/[mlt]*", "results/zero_error/*"),
+            "num_rows": ("32", "results/k_fold/[mlt]*"),
+            "noise": ("2", "results/k_fold/[mlt]*", "results/learning_curve/*/loss"),
+            "ks": ("3", "results/k_fold/[kmt]*"),
+            "draws": ("6", "results/k_fold/measured"),
+            "your_rows": ("70", "results/learning_curve/*"),
+            "your_features": ("6", "results/learning_curve/*/loss"),
+            "seed": ("1", "results/k_fold/measured", "results/learning_curve/*/loss"),
+        },
+    ),
+    (
+        "matrix_products",
+        "--num_matrices 3 --matrix_size 3",
+        {
+            "num_matrices": ("4", "results/product*"),
+            "matrix_size": ("4", "results/first", "results/product*"),
+            "seed": ("1", "results/first", "results/product*"),
+        },
+    ),
+    (
+        "nonlinearity",
+        "--max_epochs 2 --num_rows 20 --hidden_sizes 3 --batch_size 8",
+        {
+            "num_rows": ("22", "weights/*", "results/straight_line_loss"),
+            "waves": ("2", "weights/*", "results/straight_line_loss"),
+            "batch_size": ("10", "weights/*"),
+            "hidden_sizes": ("4 2", "weights/*", "hparams/*/hidden_sizes"),
+            "lr": ("0.1", "weights/*", "hparams/*/lr"),
+            "seed": ("1", "weights/*", "results/batch/st*/std"),
+        },
+    ),
+    (
+        "polynomial_features",
+        "--max_epochs 1 --degree 3 --lrs 0.001 0.01",
+        {
+            "degree": ("2", "results/bases/*/condition_number", "results/bases/*/train_loss"),
+            "lrs": ("0.001 0.002", "results/bases/*/train_loss"),
+            "batch_size": ("20", "results/bases/*/train_loss"),
+            "seed": ("1", "results/*_loss"),
+        },
+    ),
+    (
+        "backpropagation_cost",
+        "--widths 2 --batch_size 8 --parts 1 2 --seconds 0.0001",
+        {
+            "widths": ("3", "results/sizes/1/parameters"),
+            "batch_size": ("9", "results/parts/1/bytes"),
+            "parts": ("1 4", "results/parts/2/parts"),
+        },
+    ),
+    (
+        "symmetry",
+        f"{IMAGES} {SPLIT}",
+        {
+            "lr": ("0.5", "results/perceptrons/random/change", "results/regression/*"),
+            "batch_size": ("8", "results/perceptrons/random/change", "results/regression/softmax*"),
+            "flip": ("true", "results/perceptrons/random/change"),
+            "val_fraction": ("0.5", "results/perceptrons/random/change", "results/regression/softmax*"),
+            "validate_on_test": ("true", "results/perceptrons/random/change", "results/regression/softmax*"),
+            "data_dir": (
+                "{other_images}",
+                "results/perceptrons/random/change",
+                "results/regression/softmax*",
+            ),
+            "seed": ("1", "results/perceptrons/random/change", "results/regression/*"),
+        },
+    ),
+    (
+        "second_derivatives",
+        "--dims 3 --num_rows 20 --steps 2",
+        {
+            "dims": ("4", "results/sizes/1/d", "results/sizes/1/megabytes"),
+            "num_rows": ("30", "results/kinks/*/reweighted", "results/network/losses/*"),
+            "noise": ("1", "results/kinks/*/reweighted", "results/rows/*/damped"),
+            "steps": ("3", "results/network/losses/*", "results/kinks/abs*/reweighted"),
+            "damping": ("0.1", "results/rows/*/damped", "results/network/losses/Gauss*"),
+            "seed": ("1", "results/kinks/*/reweighted", "results/rows/*/damped", "results/network/losses/*"),
+        },
+    ),
+    (
+        "sgd",
+        "--max_epochs 1 --num_train 40 --num_val 10 --lrs 0.1",
+        {
+            "batch_size": ("8", "results/rates/error", "results/outlier/*/regular", "results/order/*"),
+            "lr": ("0.05", "results/starts/error", "results/outlier/*/regular", "results/summed/kept"),
+            "lrs": ("0.2", "results/rates/error"),
+            "outlier": ("100", "results/outlier/half*/outlier"),
+            "order_lr": ("0.2", "results/order/*"),
+            "order_noise": ("2", "results/order/*"),
+            "seed": ("1", "results/rates/error", "results/outlier/*/regular", "results/order/*"),
+        },
     ),
     (
         "softmax_regression",
@@ -519,6 +736,21 @@ CASES: list[tuple[str, str, dict[str, tuple[str, ...]]]] = [
             "export": ("torch", "results/exported"),
             "model": ("final", "csv/predictions/prediction", "results/models"),
             "coverage": ("0.5", "csv/predictions/lower", "csv/predictions/upper"),
+        },
+    ),
+    (
+        "rank_deficiency",
+        "--max_epochs 1 --starts 2 --sigmas 0.5 --draws 2 --num_train 20",
+        {
+            "starts": ("3", "results/sgd/3/w", "printed/3"),
+            "sigmas": ("0.3", "results/noise/1/*"),
+            "draws": ("3", "results/noise/1/added", "results/noise/1/one_draw"),
+            "num_inputs": ("4", "results/columns", "results/rank", "results/weights/*/w"),
+            "noise": ("0.5", "results/weights/*/loss", "results/sgd/*/loss"),
+            "num_train": ("30", "results/weights/*/loss", "results/noise/1/expected_added"),
+            "batch_size": ("5", "results/sgd/*/w"),
+            "lr": ("0.1", "results/sgd/*/w"),
+            "seed": ("1", "results/weights/*/w", "results/noise/1/added", "results/sgd/*/w"),
         },
     ),
     ("vectorization", "--n 2 3", {"n": ("2 4", "results/n")}),
@@ -552,12 +784,19 @@ OF_MODEL = {
 SPECIAL = {
     "linear_regression": {"loader"},
     "vectorization": {"repeats"},
+    # The data are those of linear_regression.
+    "sgd": {"w", "b", "noise", "num_train", "num_val"},
     "initialization": {"depths"},
+    "backpropagation_cost": {"seconds"},
+    # Tests of these experiments change all their flags at once.
+    "fairness": own_flags("fairness"),
+    "missing_values": own_flags("missing_values"),
+    "standardization": own_flags("standardization"),
     # The model is that of kaggle_house.
     "kaggle_table": OF_MODEL | {"hidden_sizes"},
     # What no result depends on has tests in tests/search, and so have samplers.
     "search_house": OF_MODEL
-    | {"log_price", "features", "statistics", "drop_last"}
+    | {"log_price", "features", "missing", "statistics", "drop_last"}
     | {"final_models", "pack", "workers", "storage", "study", "heartbeat", "sampler"},
 }
 EXPERIMENTS = sorted({path.stem for path in (ROOT / "experiments").glob("*.py")} - {"benchmark"})

@@ -1,16 +1,21 @@
 """The weight decay experiment reports the norms and losses of its fits."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from sklearn.linear_model import Ridge
 
 from d2l_lightning.data.regression import HighDimensionalData
 from d2l_lightning.models.weight_decay import Lasso, WeightDecay, WeightDecayScratch
-from tests.conftest import run_results
+from tests.conftest import lean_trainer, run_results
+
+HIGH = HighDimensionalData(num_val=4)
 
 
 def by_model(results: dict[str, Any]) -> dict[tuple[str, float], dict[str, Any]]:
@@ -49,7 +54,7 @@ def test_norms_and_losses_of_section_3_7_are_those_of_the_models(
     assert fits["l1 subgradient", 0.05]["zero_weights"] == 0
     printed = capsys.readouterr().out
     assert "0.009949" in printed
-    assert "the layer's own" in printed
+    assert "initial weights of PyTorch's layer" in " ".join(printed.split())
     figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
     assert figures == {"learning_curves", "path"}
 
@@ -62,6 +67,35 @@ def test_weights_shrink_along_the_path_over_lambda(tmp_path: Path) -> None:
     assert path["w_norm"] == sorted(path["w_norm"], reverse=True)
     assert path["train_loss"][-1] > 10 * path["train_loss"][0]
     assert path["val_loss"][-1] < path["val_loss"][0]
+
+
+def test_validation_sets_choose_lambdas_and_the_prior_of_each_lambda_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--l1_lambdas", "--path_members", "3", "--num_val", "4", "--max_epochs", "2"]
+    results = run_results("weight_decay", tmp_path / "run", *flags)
+    path, choice = results["path"], results["choice"]
+    new = HighDimensionalData(num_train=100, num_val=0, seed=1)
+    assert len(choice["lambda"]) == len(choice["excess"]) == 25
+    assert set(choice["lambda"]) <= set(path["lambda"])
+    least = min(path["new_loss"])
+    by_lambda = dict(zip(path["lambda"], path["new_loss"], strict=True))
+    for lambd, excess in zip(choice["lambda"], choice["excess"], strict=True):
+        assert excess == pytest.approx(by_lambda[lambd] / least - 1, abs=1e-12)
+    # The loss of a model on new rows is that of the same model, trained alone.
+    torch.manual_seed(0)
+    alone = WeightDecayScratch(200, path["lambda"][0])
+    lean_trainer(max_epochs=2).fit(alone, HighDimensionalData(num_val=4, watch_train=True))
+    with torch.no_grad():
+        loss = ((alone(new.X) - new.y) ** 2).mean().item() / 2
+    assert path["new_loss"][0] == pytest.approx(loss, rel=1e-4)
+    (prior,) = results["priors"]  # of lambda 3
+    assert prior["prior_std"] == pytest.approx(0.01 / math.sqrt(60), rel=0.4)
+    ridge = Ridge(3 * 20).fit(*(each[:20].double().numpy() for each in (HIGH.X, HIGH.y)))
+    assert prior["w_norm"] == pytest.approx(np.linalg.norm(ridge.coef_), rel=1e-6)
+    printed = capsys.readouterr().out
+    assert "25 other validation sets of 4 rows choose lambdas from" in printed
+    assert "weight decay as a prior" in printed
 
 
 def test_a_member_of_the_path_has_the_results_of_a_fit_of_its_own(tmp_path: Path) -> None:
