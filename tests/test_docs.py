@@ -5,23 +5,26 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib import util
+from importlib import import_module, util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
 from PIL import Image
 
+import d2l_lightning
 from d2l_lightning.data import fashion_mnist
+from d2l_lightning.data.hub import DATA_HUB
 from d2l_lightning.data.kaggle_house import BUNDLED
 from d2l_lightning.runs.cli import run_experiment
 from tests.conftest import ROOT, load_experiment
 from tests.data.test_fashion_mnist import write
 from tests.tools.house_runs import write_house_run
 
-FILES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+FILES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/tutorials/*.md")]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in FILES}
 README, CONTRIBUTING = PAGES["README.md"], PAGES["CONTRIBUTING.md"]
 EXPERIMENTS = {path.stem for path in (ROOT / "experiments").glob("*.py")}
@@ -47,22 +50,44 @@ QUICK = {
     "covariate_shift": [*DOMAIN, "--num_test", "100", "--trials", "3", "--trial_rows", "20"],
     "covariate_shift_houses": DOMAIN,
     "covariate_shift_images": DOMAIN,
-    "dropout": ["--max_epochs", "1", "--num_masks", "2"],
+    "data_loading": [
+        *("--max_epochs", "1", "--num_rows", "99", "--block_rows", "8", "--window_rows", "64"),
+        *("--generated_epochs", "1"),
+    ],
+    "dropout": ["--max_epochs", "1", "--num_masks", "2", "--num_seeds", "0"],
+    "fairness": ["--max_epochs", "1", "--num_train", "50", "--draws", "1", "--data_dir", "my_data/few"],
     "initialization": ["--max_epochs", "1", "--depths", "2"],
+    "exponential_noise": ["--max_epochs", "1", "--num_train", "5"],
+    "exact_polynomials": ["--max_degree", "5"],
+    "generalization": ["--draws", "20", "--ks", "2"],
+    "matrix_products": [],
+    "nonlinearity": ["--max_epochs", "1"],
+    "polynomial_features": ["--max_epochs", "1", "--lrs", "0.01"],
+    "backpropagation_cost": ["--widths", "2", "--batch_size", "8", "--parts", "1", "--seconds", "0.001"],
+    "symmetry": ["--max_epochs", "1"],
     "house_ablation": ["--splits", "1", "--models", "1", "--k", "2", "--recipe", "my_data/recipe.yaml"],
     "house_comparison": ["--max_epochs", "1", "--k", "2", "--data_dir", "my_data/few"],
     "kaggle_house": ["--max_epochs", "1", "--accelerator", "cpu", "--k", "2"],
     "kaggle_table": ["--max_epochs", "1", "--accelerator", "cpu", "--k", "2"],
     "label_shift": ["--max_epochs", "10", "--batch_size", "8"],
+    "layer_rates": ["--max_epochs", "1"],
     "linear_regression": ["--max_epochs", "1"],
+    "missing_values": ["--max_epochs", "1", "--draws", "1", "--data_dir", "my_data/few"],
     "mlp": ["--max_epochs", "1"],
+    "mlp_settings": ["--max_epochs", "1", "--num_seeds", "1", "--hidden_units", "8"],
     "normal_distribution": [],
+    "physical_laws": ["--max_epochs", "1", "--num_train", "10"],
+    "poisson_regression": ["--max_epochs", "1", "--draws", "2"],
     "predict": [],
     "polynomial_regression": ["--max_epochs", "1", "--degrees", "3", "--epochs", "2"],
+    "rank_deficiency": ["--max_epochs", "1", "--draws", "2"],
     "search_house": [
         *("--max_epochs", "1", "--k", "2", "--accelerator", "cpu", "--hidden_sizes", "[2]"),
         *("--space", "my_data/space.yaml", "--trials", "2", "--workers", "1"),
     ],
+    "second_derivatives": ["--dims", "3", "--steps", "1"],
+    "sgd": ["--max_epochs", "1"],
+    "standardization": ["--max_epochs", "1", "--lrs", "1", "--data_dir", "my_data/few"],
     "softmax_regression": ["--max_epochs", "1"],
     "vectorization": ["--n", "10", "100"],
     "weight_decay": ["--max_epochs", "1"],
@@ -116,26 +141,49 @@ def test_a_command_runs(command: str, workplace: Path) -> None:
     assert (workplace / "run" / "results.json").exists()
 
 
-def test_every_experiment_has_a_command_and_a_row_in_the_readmes_table() -> None:
+def test_every_experiment_has_a_command_and_a_row_in_the_readme_or_among_the_exercises() -> None:
     assert {Path(shlex.split(command)[0]).stem for command in COMMANDS} == EXPERIMENTS
-    assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == EXPERIMENTS
+    row = re.compile(r"^\| `(\w+)` \|", re.MULTILINE)
+    of_sections, of_exercises = row.findall(README), row.findall(PAGES["docs/exercises.md"])
+    assert sorted([*of_sections, *of_exercises]) == sorted(EXPERIMENTS)
+
+
+def test_names_beside_those_of_the_book_exist() -> None:
+    page = PAGES["docs/regression.md"]
+    rows = re.findall(r"^\| .* \| (.*) \|$", page, re.MULTILINE)
+    found = {name for row in rows for name in re.findall(r"`([A-Za-z_][\w.]*)", row)}
+    dotted = {name for name in found if name.startswith("d2l_lightning.")}
+    assert len(dotted) > 8
+    for name in dotted:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(import_module(module), attribute), name
+    classes = {name.partition(".")[0] for name in found if name[0].isupper() and len(name) > 1}
+    others = {"Trainer", "DataLoader", "LightningDataModule", "LightningModule"}
+    assert {"ProgressBoard", "FashionMNIST", "KaggleHouse"} <= classes
+    assert classes - others <= set(d2l_lightning.__all__)
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if "```python" in text])
+@pytest.mark.parametrize(
+    "page",  # tests/test_notebooks.py runs the tutorials
+    [name for name, text in PAGES.items() if "```python" in text and "tutorials" not in name],
+)
 def test_python_code_runs_or_is_quoted_from_the_file_that_is_named(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "PricePredictor.load" in PAGES[page]:
         write_house_run(Path("runs/houses"), k=2)
+    if "DATA_HUB" in PAGES[page]:
+        monkeypatch.setenv("D2L_LIGHTNING_CACHE", str(tmp_path / "cache"))
     scope: dict[str, object] = {}
-    for file, block in re.findall(rf"(?:{QUOTE})?```python\n(.*?)```", PAGES[page], re.DOTALL):
-        if file:
-            assert block in (ROOT / file).read_text()
-        else:
-            lean = "Trainer(max_epochs=1, logger=False, enable_checkpointing=False"
-            exec(re.sub(r"Trainer\(max_epochs=\d+", lean, block), scope)
+    with mock.patch.dict(DATA_HUB):
+        for file, block in re.findall(rf"(?:{QUOTE})?```python\n(.*?)```", PAGES[page], re.DOTALL):
+            if file:
+                assert block in (ROOT / file).read_text()
+            else:
+                lean = "Trainer(max_epochs=1, logger=False, enable_checkpointing=False"
+                exec(re.sub(r"Trainer\(max_epochs=\d+", lean, block), scope)
 
 
 @pytest.mark.parametrize("page", [name for name, text in PAGES.items() if "\nfrom d2l_lightning" in text])
@@ -177,8 +225,15 @@ def test_a_link_leads_to_a_file_and_a_heading_of_the_repository(page: str, link:
 
 def test_links_with_anchors_and_all_pages_of_docs_are_among_the_links() -> None:
     assert ("docs/performance.md", "design.md#members-side-by-side") in LINKS
-    linked = {link for page, link in LINKS if page == "docs/README.md"}
-    assert linked >= {Path(page).name for page in PAGES if page.startswith("docs/")} - {"README.md"}
+    pages = {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")} - {"README.md"}
+    tutorials = {page for page in pages if page.startswith("tutorials/")}
+    assert linked_from("docs/README.md") >= pages - tutorials
+    notebooks = {f"notebooks/{Path(page).stem}.ipynb" for page in tutorials}
+    assert linked_from("docs/notebooks.md") >= tutorials | notebooks
+
+
+def linked_from(page: str) -> set[str]:
+    return {link for linking, link in LINKS if linking == page}
 
 
 def test_anchors_are_those_of_github() -> None:
